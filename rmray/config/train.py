@@ -1,0 +1,160 @@
+"""The training config: every field with its meaning, unit and default in one place, under the field."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """Strict and frozen: an unknown key or a wrong type is an error, and a run's config never changes under it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]  # YAML writes 1 for 1.0
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class RunConfig(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "reward-model"
+    """Name of the run; its directory is `storage`/`name`."""
+    storage: str = "runs"
+    """Where runs and prepared sets live: a path that every node of the cluster sees."""
+    seed: int = 0
+    """Seed of the order, the head's initial weights and dropout."""
+
+
+class DataConfig(Section):
+    train: list[str] = Field(min_length=1)
+    """Preference files (JSONL, JSON, Parquet, CSV, plain or gzipped), saved datasets or Hub ids, for training."""
+    eval: list[str] = []
+    """The same, held out. Empty: `holdout` takes prompts from `train`."""
+    holdout: Annotated[float, Field(strict=False, gt=0)] | None = None
+    """Where `eval` is empty: a share (< 1) or a count (>= 1) of prompts held out of `train`."""
+    columns: dict[str, str] = {}
+    """Column mapping, our name to the file's: `{chosen: better, rejected: worse}`."""
+    max_length: PositiveInt = 1024
+    """Longest prompt + completion, in tokens."""
+    over_length: Literal["drop", "truncate_prompt"] = "drop"
+    """What becomes of a longer row: dropped and counted, or the prompt's oldest tokens are cut away."""
+    max_quarantined: Annotated[float, Field(strict=False, ge=0, le=1)] = 0.1
+    """Share of rows that may be quarantined before preparing stops."""
+    strict_overlap: bool = False
+    """Refuse, rather than warn, when train and eval share prompts."""
+
+
+class LoraConfig(Section):
+    r: PositiveInt = 16
+    """Rank of the adapters."""
+    alpha: Annotated[float, Field(strict=False, gt=0)] = 32.0
+    """Scale of the adapters."""
+    dropout: Annotated[float, Field(strict=False, ge=0, lt=1)] = 0.05
+    """Dropout on adapters alone."""
+
+
+class ModelConfig(Section):
+    base: str
+    """Base model: a directory or a Hub id."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute type. auto: bfloat16 on a GPU that has it, float32 elsewhere. The head and reductions stay float32."""
+    pooling: Literal["last", "mean", "first"] = "last"
+    """Where a sequence's score is read: last real token, mean over the completion, or first token (encoders)."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations in the backward pass. auto: on a GPU for models of 1B parameters and more."""
+    packed: Literal["auto"] | bool = "auto"
+    """Packed, prefix-shared forward. auto: where the architecture passes the guards, else padded, announced."""
+    dropout: Annotated[float, Field(strict=False, ge=0, lt=1)] = 0.0
+    """Dropout inside the base model."""
+
+
+class ObjectiveConfig(Section):
+    name: Literal["bradley_terry"] = "bradley_terry"
+    """The loss. A Bradley-Terry model trained on correct against wrong pairs ranks; it is no outcome model."""
+    margin: Literal["none", "data", "rating_difference"] | Number = "none"
+    """Target margin: none, the row's `margin`, the difference of the row's scores, or a constant."""
+    center: Annotated[float, Field(strict=False, ge=0)] = 0.0
+    """Coefficient of (r_c + r_r)^2, which keeps scores near zero. TRL recommends 0.01."""
+
+
+class OptimConfig(Section):
+    lr: Annotated[float, Field(strict=False, gt=0)] = 1e-5
+    """Peak learning rate."""
+    global_batch_size: PositiveInt = 64
+    """Comparisons per optimizer step, over all workers. A prompt's rows share a step, so a step may vary by a few."""
+    epochs: PositiveInt = 1
+    """Passes over the training set."""
+    max_steps: PositiveInt | None = None
+    """Stop after so many optimizer steps, whatever `epochs` says."""
+    warmup_ratio: Annotated[float, Field(strict=False, ge=0, lt=1)] = 0.03
+    """Share of steps of linear warm-up, at most 100 steps."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Decay after warm-up."""
+    weight_decay: Annotated[float, Field(strict=False, ge=0)] = 0.01
+    """AdamW's decoupled weight decay."""
+    betas: tuple[Number, Number] = Field(default=(0.9, 0.999), strict=False)
+    """AdamW's betas."""
+    eps: Annotated[float, Field(strict=False, gt=0)] = 1e-8
+    """AdamW's epsilon."""
+    max_grad_norm: Annotated[float, Field(strict=False, gt=0)] = 1.0
+    """Global gradient norm is clipped to this."""
+
+
+class WorkersConfig(Section):
+    num: PositiveInt = 2
+    """Training workers; with GPUs, one GPU each."""
+    cpus: PositiveInt = 1
+    """CPUs, and torch threads, per worker."""
+    gpus: Annotated[int, Field(ge=0, le=1)] = 0
+    """GPUs per worker: 0 or 1."""
+    zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
+    """DeepSpeed ZeRO stage. auto: 3 from 2B parameters on several workers, else 0."""
+    max_micro_batch_tokens: Literal["auto"] | PositiveInt = "auto"
+    """Tokens in one forward of one worker. auto: from free memory, with a safety margin."""
+    timeout_s: Annotated[float, Field(strict=False, gt=0)] = 600.0
+    """A collective that takes longer ends the run: a hung rank is found."""
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """Worker failures after which the run gives up; each one resumes from the newest checkpoint."""
+
+
+class CheckpointConfig(Section):
+    every_steps: PositiveInt = 50
+    """Optimizer steps between checkpoints."""
+    keep: PositiveInt = 3
+    """Newest checkpoints kept."""
+
+
+class EvaluateConfig(Section):
+    every_steps: PositiveInt = 100
+    """Optimizer steps between held-out evaluations; the last step is always evaluated."""
+    max_comparisons: PositiveInt | None = None
+    """Evaluate on so many held-out comparisons at most while training."""
+
+
+class TrainConfig(Section):
+    run: RunConfig = RunConfig()
+    data: DataConfig
+    model: ModelConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig = OptimConfig()
+    workers: WorkersConfig = WorkersConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.data.eval and self.data.holdout is not None:
+            raise ValueError("data.holdout and data.eval exclude each other: held-out prompts come from one of them")
+        tokens = self.workers.max_micro_batch_tokens
+        if tokens != "auto" and tokens < 2 * self.data.max_length:
+            raise ValueError(
+                f"workers.max_micro_batch_tokens is {tokens}, but one comparison may take 2 x data.max_length = "
+                f"{2 * self.data.max_length} tokens: raise the first or lower the second"
+            )
+        if self.optim.global_batch_size < self.workers.num:
+            raise ValueError(
+                f"optim.global_batch_size is {self.optim.global_batch_size} for workers.num {self.workers.num}: "
+                f"{self.workers.num - self.optim.global_batch_size} worker(s) would have nothing to do at any step"
+            )
+        return self

@@ -1,0 +1,212 @@
+"""The records that cross rmray's borders, frozen and checked once, here; inside nobody checks again.
+
+Read by `data` (rows become records), `evaluation` (records are scored), `serving` and `client` (requests and results).
+K is the number of completions of a prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rmray.errors import RowError
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """Text already tokenised. Never empty; ids are non-negative (the vocabulary is checked by the renderer)."""
+
+    ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in self.ids):
+            raise RowError("bad_token_ids", "token ids must be non-negative integers")
+
+
+Messages = tuple[Mapping[str, Any], ...]
+Content = str | Messages | TokenIds
+"""A prompt or a completion: plain text, chat messages, or token ids."""
+
+
+def check_messages(messages: Sequence[Mapping[str, Any]], *, name: str, starts: bool) -> Messages:
+    """Chat messages as a tuple, or RowError.
+
+    starts: the messages open a conversation, so that the assistant must not speak first.
+    """
+    for message in messages:
+        if not isinstance(message, Mapping) or "role" not in message:
+            raise RowError("bad_message", f"`{name}` has a message without a role", why=f"message: {message!r:.120}")
+        if message["role"] not in ROLES:
+            raise RowError(
+                "unknown_role", f"`{name}` has the unknown role {message['role']!r}", why=f"known: {', '.join(ROLES)}"
+            )
+        if not isinstance(message.get("content"), str | list | type(None)):
+            raise RowError("bad_message", f"`{name}` has a message whose content is neither text nor a list")
+        if message.get("content") is None and not message.get("tool_calls"):
+            raise RowError("bad_message", f"`{name}` has a message with neither content nor tool calls")
+    if starts and messages and messages[0]["role"] == "assistant":
+        raise RowError("assistant_first", f"`{name}` starts with the assistant")
+    return tuple(messages)
+
+
+def is_blank(content: Content) -> bool:
+    """True where there is nothing to score: no ids, no messages with content, or white space alone."""
+    if isinstance(content, TokenIds):
+        return not content.ids
+    if isinstance(content, str):
+        return not content.strip()
+    return not any(m.get("tool_calls") or (m.get("content") or "") not in ("", []) and _text(m) for m in content)
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content.strip()
+    return "".join(str(part.get("text", part)) for part in content or ()).strip()
+
+
+def num_chars(content: Content) -> int:
+    """Length of the visible text in characters (of token ids: their number); the length-only rule compares these."""
+    if isinstance(content, TokenIds):
+        return len(content.ids)
+    if isinstance(content, str):
+        return len(content)
+    return sum(len(_text(m)) for m in content)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """K >= 2 completions of one prompt in an order of preference.
+
+    ranks: K numbers, 0 is best; equal ranks are ties. ratings: the K scores the data gave, if it did.
+    margin: the row's own target margin (K = 2), in score units.
+    """
+
+    prompt: Content
+    completions: tuple[Content, ...]
+    ranks: tuple[int, ...]
+    ratings: tuple[float, ...] | None = None
+    margin: float | None = None
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    source: str | None = None
+    id: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.completions) < 2:
+            raise RowError("too_few_completions", "a comparison needs at least two completions")
+        if len(self.ranks) != len(self.completions):
+            raise RowError("count_mismatch", f"{len(self.completions)} completions but {len(self.ranks)} ranks")
+        if self.ratings is not None:
+            if len(self.ratings) != len(self.completions):
+                raise RowError("count_mismatch", f"{len(self.completions)} completions but {len(self.ratings)} scores")
+            if not all(math.isfinite(r) for r in self.ratings):
+                raise RowError("bad_number", "a score is NaN or infinite")
+        if self.margin is not None and not math.isfinite(self.margin):
+            raise RowError("bad_number", "`margin` is NaN or infinite")
+        for k, completion in enumerate(self.completions):
+            if is_blank(completion):
+                raise RowError("blank_completion", f"completion {k} is blank")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeExample:
+    """One completion and whether its outcome is right."""
+
+    prompt: Content
+    completion: Content
+    label: bool
+    source: str | None = None
+    id: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.label, bool):
+            raise RowError("bad_label", f"`label` must be true or false, not {self.label!r}")
+        if is_blank(self.completion):
+            raise RowError("blank_completion", "the completion is blank")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessExample:
+    """A solution in steps, each labelled -1 (wrong), 0 (neutral) or +1 (right)."""
+
+    prompt: Content
+    steps: tuple[str, ...]
+    labels: tuple[int, ...]
+    source: str | None = None
+    id: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise RowError("blank_completion", "the solution has no step")
+        if len(self.steps) != len(self.labels):
+            raise RowError("count_mismatch", f"{len(self.steps)} steps but {len(self.labels)} labels")
+        if any(isinstance(x, bool) or x not in (-1, 0, 1) for x in self.labels):
+            raise RowError("bad_label", "step labels must be -1, 0 or 1")
+        if any(not step.strip() for step in self.steps):
+            raise RowError("blank_completion", "a step is blank")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """One prompt with the K completions to score; they share one forward of the prompt.
+
+    finished: whether each completion ended by itself; one that was cut off gets what the bundle's policy names.
+    tokenizer_hash: needed with token ids, to show that they are of the bundle's tokenizer.
+    """
+
+    prompt: Content
+    completions: tuple[Content, ...]
+    finished: tuple[bool, ...] = ()
+    tokenizer_hash: str | None = None
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    truncate: bool = False
+    id: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.finished:
+            object.__setattr__(self, "finished", (True,) * len(self.completions))
+        if len(self.finished) != len(self.completions):
+            raise RowError("count_mismatch", f"{len(self.completions)} completions but {len(self.finished)} `finished`")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreResult:
+    """What one completion got.
+
+    raw: the head's scalar. reward: `raw` normalised against the bundle's reference set: (raw - mean) / std.
+    quantile: share of the reference set that scores below, in [0, 1]. model_version: content hash of weights and rules.
+    reference: hash of the reference set. token_scores, member_scores: per token or step, per member of an ensemble.
+    """
+
+    raw: float
+    reward: float
+    quantile: float
+    model_version: str
+    reference: str
+    num_tokens: int
+    truncated: bool = False
+    token_scores: tuple[float, ...] | None = None
+    member_scores: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreFailure:
+    """Why one completion has no score. code as in `RequestError`; never a default number."""
+
+    code: str
+    message: str
+
+
+ItemResult = ScoreResult | ScoreFailure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreResponse:
+    """The answer to one ScoreRequest: K results in the order of its completions."""
+
+    results: tuple[ItemResult, ...]
+    id: str | None = None
