@@ -86,6 +86,10 @@ class ArithmeticScorer:
             return ScoreFailure(code="non_finite", message="the score is not finite")
         reward = (value - self._mean) / self._std
         return ScoreResult(
-            raw=value, reward=reward, quantile=0.5, model_version=self.info.model_version,
-            reference=self.info.reference, num_tokens=1,
+            raw=value,
+            reward=reward,
+            quantile=0.5,
+            model_version=self.info.model_version,
+            reference=self.info.reference,
+            num_tokens=1,
         )

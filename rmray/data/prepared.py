@@ -1,9 +1,9 @@
 """A prepared set on disk: Parquet windows of tokenised comparisons and a manifest. Written by `prepare`, read by all.
 
-    DIR/manifest.json                      written last: a set without it is incomplete and is made again
-    DIR/train/window-00000.parquet ...     one window a file, whole prompts, laid out by a hash without any seed
-    DIR/eval/window-00000.parquet ...
-    DIR/quarantine.jsonl                   one object a bad row: file, line, code, reason
+DIR/manifest.json                      written last: a set without it is incomplete and is made again
+DIR/train/window-00000.parquet ...     one window a file, whole prompts, laid out by a hash without any seed
+DIR/eval/window-00000.parquet ...
+DIR/quarantine.jsonl                   one object a bad row: file, line, code, reason
 """
 
 from __future__ import annotations
