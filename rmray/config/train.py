@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
     """Strict and frozen: an unknown key or a wrong type is an error, and a run's config never changes under it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
-Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]  # YAML writes 1 for 1.0
 PositiveInt = Annotated[int, Field(gt=0)]
+Sources = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
 class RunConfig(Section):
@@ -27,11 +29,11 @@ class RunConfig(Section):
 
 
 class DataConfig(Section):
-    train: list[str] = Field(min_length=1)
+    train: Annotated[Sources, Field(min_length=1)]
     """Preference files (JSONL, JSON, Parquet, CSV, plain or gzipped), saved datasets or Hub ids, for training."""
-    eval: list[str] = []
+    eval: Sources = []
     """The same, held out. Empty: `holdout` takes prompts from `train`."""
-    holdout: Annotated[float, Field(strict=False, gt=0)] | None = None
+    holdout: Annotated[float, Field(gt=0)] | None = None
     """Where `eval` is empty: a share (< 1) or a count (>= 1) of prompts held out of `train`."""
     columns: dict[str, str] = {}
     """Column mapping, our name to the file's: `{chosen: better, rejected: worse}`."""
@@ -39,7 +41,7 @@ class DataConfig(Section):
     """Longest prompt + completion, in tokens."""
     over_length: Literal["drop", "truncate_prompt"] = "drop"
     """What becomes of a longer row: dropped and counted, or the prompt's oldest tokens are cut away."""
-    max_quarantined: Annotated[float, Field(strict=False, ge=0, le=1)] = 0.1
+    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of rows that may be quarantined before preparing stops."""
     strict_overlap: bool = False
     """Refuse, rather than warn, when train and eval share prompts."""
@@ -48,9 +50,9 @@ class DataConfig(Section):
 class LoraConfig(Section):
     r: PositiveInt = 16
     """Rank of the adapters."""
-    alpha: Annotated[float, Field(strict=False, gt=0)] = 32.0
+    alpha: Annotated[float, Field(gt=0)] = 32.0
     """Scale of the adapters."""
-    dropout: Annotated[float, Field(strict=False, ge=0, lt=1)] = 0.05
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout on adapters alone."""
 
 
@@ -65,21 +67,21 @@ class ModelConfig(Section):
     """Recompute activations in the backward pass. auto: on a GPU for models of 1B parameters and more."""
     packed: Literal["auto"] | bool = "auto"
     """Packed, prefix-shared forward. auto: where the architecture passes the guards, else padded, announced."""
-    dropout: Annotated[float, Field(strict=False, ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout inside the base model."""
 
 
 class ObjectiveConfig(Section):
     name: Literal["bradley_terry"] = "bradley_terry"
     """The loss. A Bradley-Terry model trained on correct against wrong pairs ranks; it is no outcome model."""
-    margin: Literal["none", "data", "rating_difference"] | Number = "none"
+    margin: Literal["none", "data", "rating_difference"] | float = "none"
     """Target margin: none, the row's `margin`, the difference of the row's scores, or a constant."""
-    center: Annotated[float, Field(strict=False, ge=0)] = 0.0
+    center: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of (r_c + r_r)^2, which keeps scores near zero. TRL recommends 0.01."""
 
 
 class OptimConfig(Section):
-    lr: Annotated[float, Field(strict=False, gt=0)] = 1e-5
+    lr: Annotated[float, Field(gt=0)] = 1e-5
     """Peak learning rate."""
     global_batch_size: PositiveInt = 64
     """Comparisons per optimizer step, over all workers. A prompt's rows share a step, so a step may vary by a few."""
@@ -87,17 +89,17 @@ class OptimConfig(Section):
     """Passes over the training set."""
     max_steps: PositiveInt | None = None
     """Stop after so many optimizer steps, whatever `epochs` says."""
-    warmup_ratio: Annotated[float, Field(strict=False, ge=0, lt=1)] = 0.03
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """Share of steps of linear warm-up, at most 100 steps."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Decay after warm-up."""
-    weight_decay: Annotated[float, Field(strict=False, ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """AdamW's decoupled weight decay."""
-    betas: tuple[Number, Number] = Field(default=(0.9, 0.999), strict=False)
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False)
     """AdamW's betas."""
-    eps: Annotated[float, Field(strict=False, gt=0)] = 1e-8
+    eps: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's epsilon."""
-    max_grad_norm: Annotated[float, Field(strict=False, gt=0)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Global gradient norm is clipped to this."""
 
 
@@ -112,7 +114,7 @@ class WorkersConfig(Section):
     """DeepSpeed ZeRO stage. auto: 3 from 2B parameters on several workers, else 0."""
     max_micro_batch_tokens: Literal["auto"] | PositiveInt = "auto"
     """Tokens in one forward of one worker. auto: from free memory, with a safety margin."""
-    timeout_s: Annotated[float, Field(strict=False, gt=0)] = 600.0
+    timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """A collective that takes longer ends the run: a hung rank is found."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """Worker failures after which the run gives up; each one resumes from the newest checkpoint."""
