@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,3 +30,30 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+TINY_TEXTS = (
+    "The quick brown fox jumps over the lazy dog, and then it rests for a while in the shade.",
+    "Question: what is two plus three? Answer: two plus three is five.",
+    "Please write a short and polite answer. Thank you for asking, here is the answer.",
+    "The answer is wrong because the question was about the weather and not about the time.",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a small Qwen3 base (2 layers, hidden 32, some 320 tokens: byte-level BPE, <pad>, <eos>, chat
+    template with one special token for each role). Read-only: the whole session shares it."""
+    from rmray.models.tiny_base import build_tiny_base
+
+    return build_tiny_base(
+        tmp_path_factory.mktemp("tiny") / "base", TINY_TEXTS * 4, layers=2, hidden=32, vocab_size=400
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_base: Path) -> Any:
+    """The tokenizer of `tiny_base`."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_base)
