@@ -1,0 +1,7 @@
+"""Job entry point: `ray job submit --working-dir . -- python jobs/train.py jobs/configs/CONFIG.yaml [--key value ...]`."""
+
+import sys
+
+from rmray.cli import main
+
+raise SystemExit(main(["train", *sys.argv[1:]]))
