@@ -1,4 +1,4 @@
-"""Job entry point: `ray job submit --working-dir . -- python jobs/train.py jobs/configs/CONFIG.yaml [--key value ...]`."""
+"""Job entry point: `ray job submit --working-dir . -- python jobs/train.py CONFIG.yaml [--dotted.key value ...]`."""
 
 import sys
 

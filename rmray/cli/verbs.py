@@ -1,0 +1,172 @@
+"""The verbs: their options and the one function each calls. Everything heavy is imported inside, so --help is quick."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rmray.config import TrainConfig, load_config
+from rmray.config.load import known_paths, nearest
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """add_arguments declares the options, run does the work and returns what `--json` prints."""
+
+    summary: str
+    add_arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], Result]
+    takes_overrides: bool = False
+
+
+def nearest_option(name: str) -> str | None:
+    """The dotted config key that an unknown option most likely means."""
+    return nearest((name,), set(known_paths(TrainConfig)))
+
+
+def _config_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG.yaml", help="training config; --dotted.key VALUE overrides a field")
+
+
+def _config(arguments: Namespace) -> TrainConfig:
+    return load_config(TrainConfig, arguments.config, arguments.overrides)
+
+
+def _prepare(arguments: Namespace) -> Result:
+    config = _config(arguments)
+    from rmray.data.prepare import format_ledger, prepare_for
+
+    prepared = prepare_for(config)
+    print(format_ledger(prepared.manifest))
+    print(f"{'found' if prepared.cached else 'wrote'} {prepared.directory}")
+    return {"directory": str(prepared.directory), "cached": prepared.cached, **prepared.manifest.ledger()}
+
+
+def _train_arguments(parser: ArgumentParser) -> None:
+    _config_arguments(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of this run")
+    parser.add_argument("--overwrite", action="store_true", help="delete an existing run of this name first")
+
+
+def _train(arguments: Namespace) -> Result:
+    config = _config(arguments)
+    from rmray.training.trainer import train
+
+    outcome = train(config, resume=arguments.resume, overwrite=arguments.overwrite)
+    return {"run": str(outcome.run_dir), "bundle": str(outcome.bundle_dir), **outcome.metrics}
+
+
+def _data_arguments(parser: ArgumentParser, name: str, help_text: str) -> None:
+    parser.add_argument(name, nargs="+", required=True, metavar="FILE", help=help_text)
+    parser.add_argument(
+        "--columns", nargs="*", default=[], metavar="OURS=THEIRS", help="column mapping, such as chosen=better"
+    )
+
+
+def _columns(arguments: Namespace) -> dict[str, str]:
+    from rmray.errors import ConfigError
+
+    pairs = [word.partition("=") for word in arguments.columns]
+    for ours, equals, theirs in pairs:
+        if not (ours and equals and theirs):
+            raise ConfigError(f"{ours + equals + theirs!r} is no OURS=THEIRS pair", where="--columns")
+    return {ours: theirs for ours, _, theirs in pairs}
+
+
+def _evaluate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--bundle", required=True, metavar="DIR", help="the bundle to evaluate")
+    _data_arguments(parser, "--data", "preference files, saved datasets or Hub ids")
+
+
+def _evaluate(arguments: Namespace) -> Result:
+    from rmray.evaluation import evaluate_bundle
+    from rmray.evaluation.table import print_evaluation
+
+    evaluation = evaluate_bundle(arguments.bundle, arguments.data, columns=_columns(arguments))
+    print_evaluation(evaluation)
+    return evaluation.to_json()
+
+
+def _score_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--bundle", required=True, metavar="DIR", help="the bundle to score with")
+    _data_arguments(parser, "--input", "rows with a prompt and its completion, completions, or chosen and rejected")
+    parser.add_argument("--output", required=True, metavar="DIR", help="where scores.jsonl is written")
+
+
+def _score(arguments: Namespace) -> Result:
+    from rmray.evaluation.score_file import score_file
+
+    return score_file(arguments.bundle, arguments.input, arguments.output, columns=_columns(arguments))
+
+
+def _serve_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--bundle", required=True, metavar="DIR", help="the bundle to serve")
+    parser.add_argument("--name", default="reward-model", help="the name that clients ask for (default: %(default)s)")
+    parser.add_argument("--http-port", type=int, default=None, metavar="N", help="also answer HTTP on this port")
+    parser.add_argument("--min-replicas", type=int, default=1, metavar="N")
+    parser.add_argument("--max-replicas", type=int, default=2, metavar="N")
+    parser.add_argument("--cpus", type=float, default=1, help="CPUs, and torch threads, per replica")
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs, or a share of one, per replica")
+
+
+def _serve(arguments: Namespace) -> Result:
+    from rmray.serving.app import serve
+
+    return serve(
+        arguments.bundle,
+        name=arguments.name,
+        http_port=arguments.http_port,
+        min_replicas=arguments.min_replicas,
+        max_replicas=arguments.max_replicas,
+        cpus=arguments.cpus,
+        gpus=arguments.gpus,
+    )
+
+
+def _import_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="directory or Hub id of a sequence-classification reward model")
+    parser.add_argument("--output", required=True, metavar="DIR", help="where the bundle is written")
+    parser.add_argument(
+        "--reference", required=True, metavar="FILE", help="records that rewards are normalised against"
+    )
+    parser.add_argument("--name", default=None, help="name of the bundle (default: the model's)")
+    parser.add_argument("--max-length", type=int, default=None, metavar="TOKENS", help="longest prompt + completion")
+
+
+def _import(arguments: Namespace) -> Result:
+    from rmray.models.bundle import import_bundle
+
+    info = import_bundle(
+        arguments.model,
+        arguments.output,
+        reference_file=arguments.reference,
+        name=arguments.name,
+        max_length=arguments.max_length,
+    )
+    print(f"wrote {arguments.output}: model version {info.model_version}")
+    return {"bundle": arguments.output, "model_version": info.model_version}
+
+
+def _quickstart_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--output", default="runs/quickstart", metavar="DIR", help="where everything is written")
+
+
+def _quickstart(arguments: Namespace) -> Result:
+    from rmray.cli.quickstart import quickstart
+
+    return quickstart(arguments.output)
+
+
+VERBS: dict[str, Verb] = {
+    "quickstart": Verb("the whole path on generated data: train, evaluate, serve", _quickstart_arguments, _quickstart),
+    "import": Verb("make a bundle from an existing reward model", _import_arguments, _import),
+    "prepare": Verb("tokenise preference files into a prepared set", _config_arguments, _prepare, takes_overrides=True),
+    "train": Verb("train a reward model on Ray", _train_arguments, _train, takes_overrides=True),
+    "evaluate": Verb("evaluate a bundle on preference files", _evaluate_arguments, _evaluate),
+    "score": Verb("score the completions of a file", _score_arguments, _score),
+    "serve": Verb("serve a bundle as an autoscaling Ray Serve app", _serve_arguments, _serve),
+}
