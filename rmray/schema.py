@@ -195,10 +195,14 @@ class ScoreResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreFailure:
-    """Why one completion has no score. code as in `RequestError`; never a default number."""
+    """Why one completion has no score. code as in `RequestError`; never a default number.
+
+    retry_after_s: where asking again later may help, seconds to wait first.
+    """
 
     code: str
     message: str
+    retry_after_s: float | None = None
 
 
 ItemResult = ScoreResult | ScoreFailure

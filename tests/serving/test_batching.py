@@ -1,0 +1,83 @@
+"""The planner: budget, whole groups, like lengths, nobody starved, deadlines."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmray.serving.batching import BatchLimits, Waiting, plan_batch
+
+LIMITS = BatchLimits(max_batch_tokens=100, patience_s=1.0)
+
+
+def waiting(key, num_tokens, *, length=10, arrived_s=0.0, **deadline):
+    return Waiting(key, num_tokens, length, arrived_s, **deadline)
+
+
+def test_nothing_waits():
+    plan = plan_batch([], LIMITS, 0.0)
+    assert (plan.batch, plan.expired) == ((), ())
+
+
+def test_takes_whatever_waits_up_to_the_budget():
+    plan = plan_batch([waiting(0, 40), waiting(1, 40), waiting(2, 40)], LIMITS, 0.0)
+    assert plan.batch == (0, 1)
+
+
+def test_passes_over_what_does_not_fit():
+    plan = plan_batch([waiting(0, 60), waiting(1, 50), waiting(2, 40)], LIMITS, 0.0)
+    assert plan.batch == (0, 2)
+
+
+def test_a_group_over_the_budget_goes_whole_and_alone():
+    plan = plan_batch([waiting(0, 250), waiting(1, 1)], LIMITS, 0.0)
+    assert plan.batch == (0,)
+
+
+def test_like_lengths_go_together():
+    queue = [waiting(0, 40, length=30), waiting(1, 40, length=90), waiting(2, 40, length=33)]
+    assert plan_batch(queue, LIMITS, 0.0).batch == (0, 2)
+
+
+def test_over_patience_order_of_arrival_beats_length():
+    queue = [
+        waiting(0, 40, length=30, arrived_s=0.0),
+        waiting(1, 40, length=90, arrived_s=0.5),
+        waiting(2, 40, length=30, arrived_s=0.9),
+    ]
+    assert plan_batch(queue, LIMITS, 1.0).batch == (0, 2)
+    assert plan_batch(queue, LIMITS, 1.5).batch == (0, 1)
+
+
+def test_expired_requests_are_named_and_cost_nothing():
+    queue = [waiting(0, 90, deadline_s=1.0), waiting(1, 90, deadline_s=1.1)]
+    plan = plan_batch(queue, LIMITS, 1.0)
+    assert (plan.batch, plan.expired) == ((1,), (0,))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 150), st.integers(1, 99), st.floats(0, 3), st.floats(0, 9)), max_size=40),
+    st.floats(0, 5),
+)
+def test_every_plan_keeps_the_rules(rows, now_s):
+    queue = [Waiting(k, tokens, length, at, until) for k, (tokens, length, at, until) in enumerate(rows)]
+    plan = plan_batch(queue, LIMITS, now_s)
+    tokens = {w.key: w.num_tokens for w in queue}
+    alive = [w for w in queue if w.deadline_s > now_s]
+    assert set(plan.expired) == {w.key for w in queue} - {w.key for w in alive}
+    assert set(plan.batch) <= {w.key for w in alive}
+    assert len(set(plan.batch)) == len(plan.batch)
+    assert len(plan.batch) == 1 or sum(tokens[k] for k in plan.batch) <= LIMITS.max_batch_tokens
+    if alive:
+        assert plan.batch[0] == min(alive, key=lambda w: (w.arrived_s, w.key)).key
+        # Nothing that would still fit is left behind.
+        left = LIMITS.max_batch_tokens - sum(tokens[k] for k in plan.batch)
+        assert all(tokens[w.key] > left for w in alive if w.key not in plan.batch)
+
+
+def test_the_oldest_waits_for_no_more_batches_than_were_before_it():
+    queue = [waiting(k, 60, length=10 if k % 2 else 90, arrived_s=k) for k in range(10)]
+    order = []
+    while queue:
+        taken = plan_batch(queue, LIMITS, 0.0).batch
+        order += taken
+        queue = [w for w in queue if w.key not in taken]
+    assert order == list(range(10))
