@@ -1,0 +1,77 @@
+"""A Ray of our own for the quickstart: started beside whatever else runs, used through the jobs API, shut down.
+
+The only place where the command line touches Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rmray.errors import ClusterError
+
+QUICKSTART_CPUS = 8  # logical: Train reserves its workers' CPUs, Data and Serve need some of their own
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRay:
+    """address: of the cluster's head. dashboard_url: where jobs are submitted."""
+
+    address: str
+    dashboard_url: str
+
+    def run_job(self, entrypoint: str, *, env_vars: Mapping[str, str], show: Callable[[str], Any]) -> None:
+        """Submit a Ray job, show its log line by line, return when it has succeeded; ClusterError when it has not."""
+        from ray.job_submission import JobStatus, JobSubmissionClient
+
+        client = JobSubmissionClient(self.dashboard_url)
+        job_id = client.submit_job(entrypoint=entrypoint, runtime_env={"env_vars": dict(env_vars)})
+        asyncio.run(self._follow(client, job_id, show))
+        info = client.get_job_info(job_id)
+        if info.status != JobStatus.SUCCEEDED:
+            raise ClusterError(f"job {job_id} ended as {info.status}", where=entrypoint, why=str(info.message))
+
+    async def _follow(self, client: Any, job_id: str, show: Callable[[str], Any]) -> None:
+        rest = ""
+        async for chunk in client.tail_job_logs(job_id):
+            *lines, rest = (rest + chunk).split("\n")
+            for line in lines:
+                show(line)
+        if rest:
+            show(rest)
+
+
+@contextlib.contextmanager
+def local_ray() -> Iterator[LocalRay]:
+    """Start a local Ray with its jobs API, whatever cluster the environment points at; shut it down at the end."""
+    import ray
+
+    # An address in the environment would make the job join somebody else's cluster.
+    saved = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_NAMESPACE") if name in os.environ}
+    context = ray.init(
+        address="local",
+        num_cpus=QUICKSTART_CPUS,
+        num_gpus=0,
+        include_dashboard=True,
+        dashboard_port=free_port(),
+        object_store_memory=256 * 2**20,
+        logging_level="error",
+        log_to_driver=False,
+    )
+    try:
+        yield LocalRay(context.address_info["address"], f"http://{context.dashboard_url}")
+    finally:
+        ray.shutdown()
+        os.environ.update(saved)
+
+
+def free_port() -> int:
+    """A TCP port on the loopback interface that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
