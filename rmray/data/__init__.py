@@ -1,0 +1,1 @@
+"""From rows to token ids on disk and on to batches: sources, render, prepare, order, packing, stream, batch."""
