@@ -20,7 +20,7 @@ MarginRule = str | float
 
 
 class Ranked(Protocol):
-    """What pairs are made of: a `schema.Comparison` or a `prepared.Row`. ranks: K numbers, 0 is best, equal are ties."""
+    """What pairs are made of: a `schema.Comparison` or a `prepared.Row`. ranks: K numbers, 0 is best."""
 
     @property
     def ranks(self) -> tuple[int, ...]: ...
