@@ -181,6 +181,9 @@ class Renderer:
         return group_of(self.render_paths(prompt, completions, tools=tools))
 
     def _draw(self, prompt: Content, completion: Content, tools: Tools, finished: bool) -> _Text | RenderedPath:
+        if isinstance(completion, str):
+            # Samplers that keep special tokens leave a written-out EOS at the very end: it is the EOS, not text.
+            completion = completion.removesuffix(self._eos_text)
         if is_blank(completion):
             raise RowError("blank_completion", "the completion is blank")
         if isinstance(prompt, TokenIds) or isinstance(completion, TokenIds):
@@ -211,10 +214,6 @@ class Renderer:
         return False
 
     def _join_text(self, prompt: str, completion: str, finished: bool) -> _Text:
-        # Samplers that keep special tokens leave a written-out EOS at the very end: it is the EOS, not text.
-        completion = completion.removesuffix(self._eos_text)
-        if not completion.strip():
-            raise RowError("blank_completion", "the completion is blank")
         text, boundary, escaped = self._escape(prompt + completion, len(prompt))
         return _Text(text, boundary, False, finished, escaped)
 

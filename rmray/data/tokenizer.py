@@ -17,10 +17,11 @@ from rmray.errors import ModelError
 
 PAD_TOKEN = "<|rmray_pad|>"  # added only where a tokenizer has nothing that could serve
 
-# Names that makers give to tokens meant for padding, then to spare rows of the vocabulary; matched in this order.
+# Names that makers give to tokens meant for padding, then to spare rows, then to document ends.
 _SPARE_NAMES = (
     re.compile(r"(^|[^a-z])pad([^a-z]|$)", re.IGNORECASE),
     re.compile(r"reserved|unused|extra_id|dummy|placeholder", re.IGNORECASE),
+    re.compile(r"end_?of_?text", re.IGNORECASE),  # the document end of a tokenizer whose EOS ends turns
 )
 
 
