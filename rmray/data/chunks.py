@@ -207,7 +207,15 @@ def _training_split(source: StepSource) -> Split:
 
 def _read_table(directory: Path, window: Window) -> pa.Table:
     """A window's rows in one piece, which makes taking some of them cheap."""
-    table = pq.read_table(directory / window.path, schema=COMPARISON_COLUMNS).combine_chunks()
+    try:
+        table = pq.read_table(directory / window.path, schema=COMPARISON_COLUMNS).combine_chunks()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            "a window of the prepared set is missing or damaged",
+            where=str(directory / window.path),
+            why=str(error),
+            next_step="run `rmray prepare` again, into storage that every node sees",
+        ) from error
     if table.num_rows != window.num_rows:
         raise DataError(
             f"the window holds {table.num_rows} rows, its manifest says {window.num_rows}",
