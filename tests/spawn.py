@@ -1,4 +1,4 @@
-"""Run a function on several ranks: spawned processes joined by gloo. Used by the suites that test what ranks agree on."""
+"""Run a function on several ranks: spawned processes joined by gloo. Used by suites of what ranks agree on."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
         faults = [path.read_text() for path in sorted(Path(directory).glob("fault-*"))]
         answers = [Path(directory, f"answer-{rank}") for rank in range(world_size)]
         late = [rank for rank, path in enumerate(answers) if not path.exists()]
-        assert not faults and not late, "\n".join([f"no answer from ranks {late} in {timeout_s} s", *faults])
+        if faults or late:
+            raise AssertionError("\n".join([f"no answer from ranks {late} in {timeout_s} s", *faults]))
         return [pickle.loads(path.read_bytes()) for path in answers]
 
 

@@ -116,6 +116,10 @@ class Engine(Protocol):
         """Elements of each tensor of the model, in the order of `weights`."""
         ...
 
+    def trained_names(self) -> set[str]:
+        """Names of the parameters that have moments."""
+        ...
+
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Name and whole tensor of each parameter (float32) and persistent buffer, one at a time, on every rank."""
         ...
@@ -206,6 +210,9 @@ class TorchEngine:
     def tensor_sizes(self) -> dict[str, int]:
         return _tensor_sizes(self.backbone.model)
 
+    def trained_names(self) -> set[str]:
+        return {name for name, _ in _trained(self.backbone.model)}
+
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self.backbone.model.named_parameters():
             yield name, parameter.detach()
@@ -273,14 +280,17 @@ class DeepSpeedEngine:
     def tensor_sizes(self) -> dict[str, int]:
         return _tensor_sizes(self.backbone.model)
 
+    def trained_names(self) -> set[str]:
+        return {name for name, _ in _trained(self.backbone.model)}
+
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self.backbone.model.named_parameters():
             yield name, self._whole(parameter)
         yield from _persistent_buffers(self.backbone.model)
 
     def _whole(self, parameter: nn.Parameter) -> torch.Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param
         from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_get_full_fp32_param
 
         whole = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
         if whole is not None:

@@ -1,0 +1,131 @@
+"""Decide what a config leaves to `auto`, from the model's shape and what a worker's machine has. Pure; called by
+`trainer` before anything starts, since the batches are planned with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rmray.config.train import TrainConfig
+from rmray.errors import ModelError
+
+SHARDING_PAYS_FROM = 2_000_000_000  # parameters: below, plain data parallel is faster than ZeRO-3
+CHECKPOINTING_PAYS_FROM = 1_000_000_000
+STATE_BYTES_PER_PARAMETER = 20  # fp32 weight, ZeRO's master copy of it, gradient, two moments
+USABLE_SHARE = 0.6  # of free memory: fragmentation, attention's work space, buffers of the reduction
+MAX_AUTO_TOKENS = 65_536  # larger forwards gain nothing
+MAX_AUTO_TOKENS_CPU = 8_192  # beyond, activations only leave the caches
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What memory and time depend on. intermediate: width of the feed-forward layers."""
+
+    num_parameters: int
+    hidden: int
+    intermediate: int
+    layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What one worker finds. device: `cuda` or `cpu`. free_bytes: for this worker alone. bfloat16: whether the device
+    computes in it. name: for messages."""
+
+    device: str
+    free_bytes: int
+    bfloat16: bool
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a run is made with once nothing is left to `auto`."""
+
+    device: str
+    bfloat16: bool
+    zero_stage: int
+    gradient_checkpointing: bool
+    max_micro_batch_tokens: int
+
+
+def choose(config: TrainConfig, shape: ModelShape, machine: Machine) -> Choices:
+    """Resolve every `auto`. Raises ModelError for bfloat16 where the device has none, and where nothing fits."""
+    bfloat16 = choose_bfloat16(config.model.dtype, machine)
+    zero_stage = choose_zero_stage(config.workers.zero_stage, shape.num_parameters, config.workers.num)
+    checkpointing = config.model.gradient_checkpointing
+    if checkpointing == "auto":
+        checkpointing = machine.device == "cuda" and shape.num_parameters >= CHECKPOINTING_PAYS_FROM
+    tokens = config.workers.max_micro_batch_tokens
+    if tokens == "auto":
+        shards = config.workers.num if zero_stage == 3 else 1
+        tokens = micro_batch_tokens(
+            shape,
+            machine,
+            shards=shards,
+            gradient_checkpointing=checkpointing,
+            bfloat16=bfloat16,
+            at_least=2 * config.data.max_length,
+        )
+    return Choices(machine.device, bfloat16, zero_stage, checkpointing, tokens)
+
+
+def choose_bfloat16(dtype: str, machine: Machine) -> bool:
+    """Whether the forward runs in bfloat16. auto: on a GPU that has it."""
+    if dtype == "bfloat16" and not machine.bfloat16:
+        raise ModelError(
+            "bfloat16 cannot run on the workers' device",
+            where="model.dtype",
+            why=f"{machine.name} does not compute in bfloat16",
+            next_step="set model.dtype to float32, or to auto",
+        )
+    return dtype == "bfloat16" or (dtype == "auto" and machine.device == "cuda" and machine.bfloat16)
+
+
+def choose_zero_stage(stage: int | str, num_parameters: int, num_workers: int) -> int:
+    """auto: 3 from 2B parameters on several workers, else 0."""
+    if stage != "auto":
+        return int(stage)
+    return 3 if num_workers > 1 and num_parameters >= SHARDING_PAYS_FROM else 0
+
+
+def micro_batch_tokens(
+    shape: ModelShape,
+    machine: Machine,
+    *,
+    shards: int,
+    gradient_checkpointing: bool,
+    bfloat16: bool,
+    at_least: int,
+) -> int:
+    """Tokens of one forward and backward that fit beside weights, gradients and moments.
+
+    shards: workers that share those (ZeRO-3), else 1. at_least: tokens that one comparison may take. Scores are read
+    from the last hidden state, so that no vocabulary-sized activation appears. Raises ModelError where `at_least` does
+    not fit.
+    """
+    state = STATE_BYTES_PER_PARAMETER * shape.num_parameters / shards
+    usable = USABLE_SHARE * machine.free_bytes - state
+    fitting = int(usable / _bytes_per_token(shape, gradient_checkpointing, bfloat16))
+    if fitting < at_least:
+        raise ModelError(
+            "a comparison of the greatest length does not fit in a worker's memory",
+            where="workers.max_micro_batch_tokens",
+            why=f"{machine.name} has {machine.free_bytes / 2**30:.1f} GiB free; weights and optimizer take "
+            f"{state / 2**30:.1f} GiB a worker, which leaves room for about {max(0, fitting)} of {at_least} tokens",
+            next_step="lower data.max_length, set model.gradient_checkpointing to true, take more workers at "
+            "workers.zero_stage 3, or set workers.max_micro_batch_tokens yourself",
+        )
+    return max(at_least, min(fitting, MAX_AUTO_TOKENS_CPU if machine.device == "cpu" else MAX_AUTO_TOKENS))
+
+
+def _bytes_per_token(shape: ModelShape, gradient_checkpointing: bool, bfloat16: bool) -> float:
+    """Activations kept for the backward pass, per token.
+
+    A decoder layer keeps about 12 values of hidden width (two norms, queries, keys, values, attention, residuals) and
+    4 of the feed-forward's width (gate, up, activation, product). Under autocast about half of them are bfloat16.
+    With checkpointing a layer keeps its input alone, and one layer at a time is unfolded.
+    """
+    width = 3.0 if bfloat16 else 4.0
+    layer = 12 * shape.hidden + 4 * shape.intermediate
+    values = shape.layers * shape.hidden + layer if gradient_checkpointing else shape.layers * layer
+    return width * (values + 8 * shape.hidden)  # the embedding, the last norm and their gradients

@@ -1,0 +1,168 @@
+"""Show a run while it goes: follows metrics.jsonl and prints. Used by `trainer`; knows nothing of Ray or torch.
+
+On a terminal a live line with bar and ETA; elsewhere plain lines, some seconds apart, that read well in a log.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_LOOKS = 0.3
+BAR_WIDTH = 24
+
+
+class Display(Protocol):
+    """Shows lines of metrics.jsonl as they come."""
+
+    def show(self, line: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Pace:
+    """Seconds left, from the pace of the last steps. Knows the steps done before a resume, which took no time now."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._num_steps = num_steps
+        self._recent: list[float] = []
+
+    def seconds_left(self, line: Mapping[str, Any]) -> float:
+        self._recent = [*self._recent[-19:], float(line["seconds"])]
+        return (self._num_steps - 1 - int(line["step"])) * sum(self._recent) / len(self._recent)
+
+
+def format_step(line: Mapping[str, Any], num_steps: int, seconds_left: float) -> str:
+    """One training step as a person reads it."""
+    if line.get("skipped"):
+        return f"step {line['step'] + 1}/{num_steps}  skipped: loss or gradient not finite"
+    return (
+        f"step {line['step'] + 1}/{num_steps}  loss {_number(line['loss'], 4)}  accuracy {_number(line['accuracy'], 3)}"
+        f"  {_number(line['pairs_per_s'], 1)} pairs/s  ETA {format_seconds(seconds_left)}"
+    )
+
+
+def format_evaluation(line: Mapping[str, Any]) -> str:
+    """One held-out evaluation as a person reads it."""
+    return (
+        f"held out at step {line['step'] + 1}: loss {_number(line['eval_loss'], 4)}  accuracy "
+        f"{_number(line['eval_accuracy'], 3)} [{_number(line['eval_accuracy_low'], 3)}, "
+        f"{_number(line['eval_accuracy_high'], 3)}]  ECE {_number(line['eval_ece'], 3)}"
+    )
+
+
+def format_seconds(seconds: float) -> str:
+    """1:02:03, or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+class PlainDisplay:
+    """Lines for a log: the first step, then one every five seconds, every evaluation, every skip and the last step."""
+
+    def __init__(self, num_steps: int, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._num_steps, self._out, self._clock = num_steps, out, clock
+        self._pace = Pace(num_steps)
+        self._last_s = float("-inf")
+
+    def show(self, line: Mapping[str, Any]) -> None:
+        if "eval_loss" in line:
+            self._print(format_evaluation(line))
+            return
+        text = format_step(line, self._num_steps, self._pace.seconds_left(line))
+        due = self._clock() - self._last_s >= SECONDS_BETWEEN_LINES
+        if due or line.get("skipped") or line["step"] + 1 == self._num_steps:
+            self._last_s = self._clock()
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._out, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class RichDisplay:
+    """One live line with a bar; evaluations and skips stay above it."""
+
+    def __init__(self, num_steps: int, console: Console) -> None:
+        self._num_steps = num_steps
+        self._pace = Pace(num_steps)
+        self._live = Live(Text("waiting for the first step"), console=console, refresh_per_second=4)
+        self._live.start()
+
+    def show(self, line: Mapping[str, Any]) -> None:
+        if "eval_loss" in line:
+            self._live.console.print(format_evaluation(line), highlight=False)
+            return
+        text = format_step(line, self._num_steps, self._pace.seconds_left(line))
+        if line.get("skipped"):
+            self._live.console.print(text, style="yellow", highlight=False)
+        filled = round(BAR_WIDTH * (line["step"] + 1) / self._num_steps)
+        self._live.update(Text.assemble(("━" * filled, "green"), ("━" * (BAR_WIDTH - filled), "dim"), " ", text))
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def make_display(num_steps: int, out: TextIO | None = None) -> Display:
+    """A live line on a terminal, plain lines elsewhere. out: standard error unless given."""
+    out = out or sys.stderr
+    console = Console(file=out)
+    return RichDisplay(num_steps, console) if console.is_terminal else PlainDisplay(num_steps, out)
+
+
+@contextmanager
+def follow(path: Path, display: Display) -> Iterator[None]:
+    """Within it, a thread shows the lines that are added to a metrics file, and those that came last, at the end."""
+    follower = _Follower(path, display)
+    thread = threading.Thread(target=follower.run, daemon=True, name="progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        follower.stop.set()
+        thread.join()
+        display.close()
+
+
+class _Follower:
+    """Reads what was added since it last looked. A resumed run cuts the file shorter first, and goes on from there."""
+
+    def __init__(self, path: Path, display: Display) -> None:
+        self._path, self._display = path, display
+        self._offset = path.stat().st_size if path.exists() else 0
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        while not self.stop.wait(SECONDS_BETWEEN_LOOKS):
+            self._look()
+        self._look()
+
+    def _look(self) -> None:
+        if not self._path.exists():
+            return
+        self._offset = min(self._offset, self._path.stat().st_size)
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                self._display.show(json.loads(line))

@@ -1,0 +1,240 @@
+"""One global step on one rank: forward and backward of its micro-batches, exact means over all ranks. Called by `loop`.
+
+Loss and gradient are (sum over all pairs of all ranks) / (their global weight): each micro-batch's sum is scaled by
+world size / global weight, and the engine averages over ranks. Legend: S scores, P pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rmray.data.batch import FlatBatch, build_batch
+from rmray.data.pairs import MarginRule, PairTargets, build_targets, pairs_of
+from rmray.data.prepared import Row
+from rmray.data.shares import StepShare
+from rmray.errors import TrainingError
+from rmray.metrics.summary import pair_metrics
+from rmray.objectives import OBJECTIVES, LossTerms, sum_terms
+from rmray.training.engine import Engine, Ranks
+
+MAX_NAMED_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A loss of `OBJECTIVES` with its options. margin: how a pair's target margin is found (see `pairs`)."""
+
+    name: str = "bradley_terry"
+    margin: MarginRule = "none"
+    center: float = 0.0
+
+    def weight(self, rows: Iterable[Row]) -> float:
+        """The weight that the rows' terms will have, known before any forward."""
+        return float(sum(len(pairs_of(row.ranks)) for row in rows))
+
+    def targets(self, rows: Sequence[Row]) -> PairTargets:
+        """Which scores of the rows' batch make pairs."""
+        return build_targets(rows, margin=self.margin, where=[row.row_id for row in rows])
+
+    def terms(self, scores_S: torch.Tensor, targets: PairTargets) -> LossTerms:
+        """Sums over the pairs of one batch."""
+        return OBJECTIVES[self.name](
+            scores_S,
+            torch.from_numpy(targets.chosen_P).to(scores_S.device),
+            torch.from_numpy(targets.rejected_P).to(scores_S.device),
+            margin_P=torch.from_numpy(targets.margin_P).to(scores_S),
+            center=self.center,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step came to, exact over the global batch and the same on every rank.
+
+    loss and the means: None where they are not finite. grad_norm: before clipping, None likewise. applied: False where
+    loss or gradient was not finite: then no weight of any rank has moved, and faulty_row_ids names the suspects (the
+    micro-batches with such a loss, or all rows where only the gradient was not finite; 64 at most).
+    """
+
+    step: int
+    epoch: int
+    lr: float
+    loss: float | None
+    accuracy: float | None
+    margin: float | None
+    mean_chosen: float | None
+    mean_rejected: float | None
+    score_std: float | None
+    score_min: float | None
+    score_max: float | None
+    grad_norm: float | None
+    ties: int
+    pairs: int
+    comparisons: int
+    tokens: int
+    row_ids_hash: str
+    applied: bool
+    faulty_row_ids: tuple[str, ...] = ()
+
+
+def train_step(
+    engine: Engine, share: StepShare, objective: Objective, *, lr: float, pooling: str, seed: int
+) -> StepResult:
+    """Run one step. seed: of dropout; with the step and the rank it decides every random number."""
+    ranks = engine.ranks
+    engine.backbone.train()
+    torch.manual_seed(_dropout_seed(seed, share.step, ranks.rank))
+    own_weight = objective.weight(row for rows in share.micro_batches for row in rows)
+    global_weight = float(ranks.sum(torch.tensor(own_weight, dtype=torch.float64)))
+    scale = ranks.world_size / max(global_weight, 1.0)
+    done: list[LossTerms] = []
+    so_far = torch.zeros((), device=ranks.device)
+    for i, rows in enumerate(share.micro_batches):
+        terms = objective.terms(engine.forward(_batch(rows, pooling)), objective.targets(rows))
+        so_far = so_far + terms.loss_sum.detach()
+        # An infinite loss can have a finite gradient. Made NaN, it makes the norm over all ranks NaN, and the engines
+        # drop such a step on every rank together: no extra message between ranks.
+        sound = torch.where(torch.isfinite(so_far), 1.0, torch.nan)
+        engine.backward(terms.loss_sum * scale * sound, last=i == len(share.micro_batches) - 1)
+        done.append(_detached(terms))
+    update = engine.step(lr)
+    total = _over_ranks(sum_terms(done), ranks)
+    return StepResult(
+        step=share.step,
+        epoch=share.epoch,
+        lr=lr,
+        grad_norm=_finite(update.grad_norm),
+        comparisons=share.num_comparisons,
+        tokens=share.num_tokens,
+        row_ids_hash=share.row_ids_hash,
+        applied=update.applied,
+        faulty_row_ids=() if update.applied else _faulty_rows(share, done, ranks),
+        **_means(total),
+    )
+
+
+def evaluate_shares(
+    engine: Engine, shares: Iterable[Sequence[Row]], objective: Objective, *, pooling: str
+) -> dict[str, float] | None:
+    """Figures of the held-out pairs, `eval_loss, eval_accuracy, ...`, the same on every rank; None where there is none.
+
+    shares: this rank's micro-batches, as many as on every other rank. Raises TrainingError on a non-finite score.
+    """
+    ranks = engine.ranks
+    engine.backbone.eval()
+    done: list[LossTerms] = []
+    own: list[tuple[str, int, float, float]] = []
+    with torch.no_grad():
+        for rows in shares:
+            scores_S = engine.forward(_batch(rows, pooling))
+            targets = objective.targets(rows)
+            done.append(_detached(objective.terms(scores_S, targets)))
+            own.extend(_scored_pairs(rows, scores_S.double().cpu().numpy(), targets))
+    scored = sorted(pair for part in ranks.gather(own) for pair in part)  # the same order on any number of ranks
+    if not scored:
+        return None
+    keys, prompts, chosen, rejected = zip(*scored, strict=True)
+    broken = [k for k, c, r in zip(keys, chosen, rejected, strict=True) if not math.isfinite(c + r)]
+    if broken:
+        raise TrainingError(
+            f"{len(broken)} held-out pairs have a score that is not finite",
+            where=", ".join(broken[:5]),
+            why="the weights are broken",
+            next_step="lower optim.lr, and resume from an earlier checkpoint",
+        )
+    figures = pair_metrics(chosen, rejected, prompts_P=prompts, keys_P=keys)
+    loss = _means(_over_ranks(sum_terms(done), ranks))["loss"]
+    return {
+        "eval_loss": float(loss if loss is not None else math.nan),
+        "eval_accuracy": figures.accuracy,
+        "eval_accuracy_low": figures.accuracy_low,
+        "eval_accuracy_high": figures.accuracy_high,
+        "eval_ece": figures.ece,
+        "eval_margin": figures.margin,
+        "eval_mean_chosen": figures.mean_chosen,
+        "eval_mean_rejected": figures.mean_rejected,
+        "eval_ties": figures.ties,
+        "eval_pairs": figures.pairs,
+        "eval_prompts": figures.prompts,
+    }
+
+
+def _batch(rows: Sequence[Row], pooling: str) -> FlatBatch:
+    # No rows give a batch without scores, which the backbone runs all the same: every rank is needed in every forward.
+    return build_batch([row.group for row in rows], pooling=pooling)
+
+
+def _detached(terms: LossTerms) -> LossTerms:
+    return LossTerms(terms.loss_sum.detach(), terms.weight, terms.metrics, terms.score_min, terms.score_max)
+
+
+def _over_ranks(terms: LossTerms, ranks: Ranks) -> LossTerms:
+    """The same terms of all ranks together, on the CPU."""
+    names = sorted(terms.metrics)
+    sums = ranks.sum(
+        torch.stack([terms.loss_sum.double(), *(terms.metrics[n] for n in names), _like(terms.weight, terms)])
+    )
+    extremes = ranks.max(torch.stack([-terms.score_min, terms.score_max]))
+    metrics = dict(zip(names, sums[1:-1], strict=True))
+    return LossTerms(sums[0], float(sums[-1]), metrics, -extremes[0], extremes[1])
+
+
+def _like(value: float, terms: LossTerms) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64, device=terms.loss_sum.device)
+
+
+def _means(total: LossTerms) -> dict[str, Any]:
+    """The one division. Where no pair took part the means are None."""
+    pairs = int(total.weight)
+    mean = {name: _finite(float(value) / pairs) if pairs else None for name, value in total.metrics.items()}
+    scores_mean, square = None, mean["score_sq_sum"]
+    if mean["chosen_sum"] is not None and mean["rejected_sum"] is not None:
+        scores_mean = (mean["chosen_sum"] + mean["rejected_sum"]) / 2
+    spread = None if scores_mean is None or square is None else math.sqrt(max(0.0, square / 2 - scores_mean**2))
+    return {
+        "loss": _finite(float(total.loss_sum) / pairs) if pairs else None,
+        "accuracy": mean["correct"],
+        "margin": mean["margin_sum"],
+        "mean_chosen": mean["chosen_sum"],
+        "mean_rejected": mean["rejected_sum"],
+        "score_std": spread,
+        "score_min": _finite(float(total.score_min)),
+        "score_max": _finite(float(total.score_max)),
+        "ties": int(total.metrics["ties"]),
+        "pairs": pairs,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _faulty_rows(share: StepShare, done: Sequence[LossTerms], ranks: Ranks) -> tuple[str, ...]:
+    per_batch = list(zip(share.micro_batches, done, strict=True))
+    suspects = [row.row_id for rows, terms in per_batch if not torch.isfinite(terms.loss_sum) for row in rows]
+    everything = [row.row_id for rows in share.micro_batches for row in rows]
+    gathered = ranks.gather((suspects, everything))
+    named = [row_id for own, _ in gathered for row_id in own] or [row_id for _, own in gathered for row_id in own]
+    return tuple(sorted(named)[:MAX_NAMED_ROWS])
+
+
+def _scored_pairs(
+    rows: Sequence[Row], scores_S: np.ndarray[Any, Any], targets: PairTargets
+) -> list[tuple[str, int, float, float]]:
+    """(row id and place, prompt, chosen score, rejected score) of each pair of a batch."""
+    owners = [(row, place) for row in rows for place in range(len(pairs_of(row.ranks)))]
+    return [
+        (f"{row.row_id}/{place}", row.prompt_key, float(scores_S[c]), float(scores_S[r]))
+        for (row, place), c, r in zip(owners, targets.chosen_P, targets.rejected_P, strict=True)
+    ]
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    """A seed of its own for each step and rank, so that a resumed run draws what the run left alone draws."""
+    return int(np.random.SeedSequence([seed & 0xFFFFFFFF, step, rank]).generate_state(1, np.uint64)[0] >> 1)
