@@ -83,7 +83,7 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
 
 
 def _evaluate(arguments: Namespace) -> Result:
-    from rmray.evaluation import evaluate_bundle
+    from rmray.evaluation.bundle import evaluate_bundle
     from rmray.evaluation.table import print_evaluation
 
     evaluation = evaluate_bundle(arguments.bundle, arguments.data, columns=_columns(arguments))

@@ -70,7 +70,15 @@ def target_margins(row: Ranked, rule: MarginRule, *, where: str = "") -> npt.NDA
                 why="objective.margin is `rating_difference`: a 5 against a 2 asks for a gap of 3",
                 next_step="add `scores` to the row, or set objective.margin to `none`, `data` or a number",
             )
-        return np.array([row.ratings[better] - row.ratings[worse] for better, worse in pairs], dtype=np.float64)
+        differences = np.array([row.ratings[better] - row.ratings[worse] for better, worse in pairs], dtype=np.float64)
+        if (differences < 0).any():
+            raise DataError(
+                "the row's scores contradict its order",
+                where=where,
+                why=f"ranks {list(row.ranks)} (0 is best), scores {list(row.ratings)}",
+                next_step="mend the row, or set objective.margin to `none`, `data` or a number",
+            )
+        return differences
     raise ValueError(f"unknown margin rule {rule!r}")
 
 

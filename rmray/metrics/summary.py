@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy.typing as npt
 
-from rmray.metrics.calibration import brier_score, chosen_is_first, claims, expected_calibration_error, fit_temperature
+from rmray.metrics.calibration import brier_score, claims, expected_calibration_error, fit_temperature
 from rmray.metrics.intervals import clustered_interval
 from rmray.metrics.ranking import check_pairs, rank_pairs
 
@@ -40,20 +39,20 @@ def pair_metrics(
     rejected_P: npt.ArrayLike,
     *,
     prompts_P: npt.ArrayLike,
-    keys_P: Sequence[str],
+    first_P: npt.ArrayLike,
     seed: int = 0,
 ) -> PairMetrics:
     """Figures of P pairs of raw scores.
 
-    prompts_P: which prompt each pair is of (integers or strings), for the interval. keys_P: a stable name of each pair
-    (row id and place), for the coin flip of the calibration. Raises ValueError on no pair, other shapes or non-finite
-    scores.
+    prompts_P: which prompt each pair is of (integers or strings), for the interval. first_P: bool, the coin flips of
+    `calibration.chosen_is_first`, keyed by a stable name of each pair. seed: of the interval's resamples. Raises
+    ValueError on no pair, other shapes or non-finite scores.
     """
     chosen, rejected = check_pairs(chosen_P, rejected_P)
     ranking = rank_pairs(chosen, rejected)
     interval = clustered_interval(chosen > rejected, prompts_P, seed=seed, bounds=(0.0, 1.0))
     gap_P = chosen - rejected
-    confidence_P, outcome_P = claims(gap_P, chosen_is_first(keys_P, seed=seed))
+    confidence_P, outcome_P = claims(gap_P, first_P)
     return PairMetrics(
         pairs=ranking.pairs,
         prompts=interval.clusters,

@@ -50,6 +50,8 @@ def test_a_row_that_lacks_what_the_rule_needs_is_named():
     assert "objective.margin" in str(missing.value)
     with pytest.raises(DataError, match="no scores"):
         target_margins(comparison([0, 1], margin=1.0), "rating_difference")
+    with pytest.raises(DataError, match="scores contradict its order"):
+        target_margins(comparison([0, 1], ratings=(2.0, 5.0)), "rating_difference")
     with pytest.raises(DataError, match="one `margin` for 3 pairs"):
         target_margins(comparison([0, 1, 2], margin=1.0), "data")
     with pytest.raises(ValueError, match="unknown margin rule 'dta'"):

@@ -1,0 +1,51 @@
+"""Evaluate a bundle on preference files. Called by `rmray evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rmray.data.sources import read_records
+from rmray.errors import DataError, RowError
+from rmray.evaluation.record import Evaluation
+from rmray.evaluation.run import Record, evaluate
+from rmray.models.bundle import load_bundle
+from rmray.schema import Comparison
+
+# Ranking a comparison needs its order and nothing else, so every bundle is read the same kind of record.
+_OBJECTIVE = "bradley_terry"
+
+
+def evaluate_bundle(
+    bundle_dir: str | Path,
+    data: Sequence[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    device: str = "cpu",
+    max_batch_tokens: int = 16384,
+    seed: int = 0,
+    on_progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Figures of the bundle at `bundle_dir` on all comparisons of `data`: files, saved datasets or Hub ids.
+
+    columns: our column names to the files'. The rest is as in `evaluate`. Raises BundleError where the bundle must not
+    be used and DataError where a source cannot be read or holds nothing that could be scored.
+    """
+    if not data:
+        raise DataError("no data to evaluate on", next_step="name at least one preference file")
+    records = read_comparisons(data, columns or {})
+    return evaluate(
+        load_bundle(Path(bundle_dir), device=device),
+        records,
+        max_batch_tokens=max_batch_tokens,
+        seed=seed,
+        on_progress=on_progress,
+    )
+
+
+def read_comparisons(data: Sequence[str], columns: Mapping[str, str]) -> Iterator[Record]:
+    """(row id, line, comparison or the error of its row) of every source, one after the other."""
+    for source in data:
+        for row_id, line, record in read_records(source, objective=_OBJECTIVE, columns=dict(columns)):
+            if isinstance(record, Comparison | RowError):
+                yield row_id, line, record

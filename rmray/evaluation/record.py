@@ -1,0 +1,89 @@
+"""The result of an evaluation: one frozen record with all its counts, and how to read it. Made by `run.evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rmray.metrics.intervals import Interval
+from rmray.metrics.ranking import Ranking
+from rmray.metrics.summary import PairMetrics
+
+# Accuracy on human preferences: from here upwards the name holds.
+ACCURACY_LEGEND = {0.0: "weak", 0.65: "good", 0.75: "excellent", 0.85: "above what people agree on"}
+CHANCE = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Figures of one scorer on one set of comparisons, in JSON-able types; no field is ever NaN or infinite.
+
+    Counts add up: rows = comparisons + sum(quarantined); pairs + unscored_pairs = strictly ordered pairs of all
+    comparisons; unordered: comparisons whose completions all tie, which make no pair. quarantined: bad rows by reason.
+    failed: completions without a score, by code.
+
+    accuracy: share of pairs with r_c > r_r, strictly, with its 95% interval over prompts; ties: pairs of equal scores.
+    margin, mean_chosen, mean_rejected: in raw score units. ece, brier: of sigmoid(r_c - r_r). temperature: None where
+    no finite one fits. length_rule_*: the rule "more characters wins" on the same pairs. notes: what a reader must
+    know before quoting a figure.
+    """
+
+    model_name: str
+    model_version: str
+    rows: int
+    comparisons: int
+    quarantined: Mapping[str, int]
+    unordered: int
+    failed: Mapping[str, int]
+    unscored_pairs: int
+    pairs: int
+    prompts: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    ties: int
+    margin: float
+    mean_chosen: float
+    mean_rejected: float
+    ece: float
+    brier: float
+    temperature: float | None
+    length_rule_accuracy: float
+    length_rule_low: float
+    length_rule_high: float
+    length_rule_ties: int
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain JSON types; `json.dumps(..., allow_nan=False)` takes it."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+
+def accuracy_name(accuracy: float) -> str:
+    """The legend's word for an accuracy on human preferences."""
+    return [name for least, name in ACCURACY_LEGEND.items() if accuracy >= least][-1]
+
+
+def reading_notes(metrics: PairMetrics, rule: Ranking, rule_interval: Interval) -> list[str]:
+    """Sentences about what the figures do not say by themselves; empty where nothing stands out."""
+    notes = []
+    if metrics.ties == metrics.pairs:
+        notes.append("Every pair is a tie: the scorer does not tell any two completions apart.")
+    elif metrics.ties:
+        notes.append(f"{metrics.ties} of {metrics.pairs} pairs are ties, and a tie is not counted as a win.")
+    if metrics.prompts == 1:
+        notes.append("All pairs are of one prompt: they say nothing about other prompts (interval 0 to 1).")
+    elif metrics.accuracy in (0.0, 1.0) and metrics.ties < metrics.pairs:
+        notes.append("Pairs of all prompts came out alike: resampling cannot widen the interval beyond them.")
+    elif metrics.accuracy_low <= CHANCE <= metrics.accuracy_high:
+        notes.append("The interval holds 0.5: this accuracy cannot be told from chance.")
+    if rule.accuracy > CHANCE and metrics.accuracy_low <= rule.accuracy and metrics.prompts > 1:
+        notes.append(
+            f"Picking the longer completion scores {rule.accuracy:.3f} [{rule_interval.low:.3f}, "
+            f"{rule_interval.high:.3f}]: the model is not clearly better than length alone."
+        )
+    if metrics.temperature is None and metrics.ties < metrics.pairs:
+        reason = "no pair is lost" if metrics.margin > 0 else "the mean gap is not positive"
+        notes.append(f"No temperature fits: {reason}.")
+    return notes
