@@ -1,0 +1,110 @@
+"""Turn rows of a file into score requests. Called by `rmray score` and by the bundle for its reference set.
+
+A row has a prompt with one `completion`, a list of `completions`, or the `chosen` and `rejected` of a comparison.
+Optional: `finished` (a boolean, or one for each completion), `tokenizer_hash` (with token ids), `tools`, `id`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rmray.data.sources import check_columns, find_files, parse_row, read_raw_rows, record_from_row
+from rmray.errors import RowError
+from rmray.schema import Comparison, Content, OutcomeExample, ScoreRequest, is_blank
+
+REQUEST_COLUMNS = ("finished", "tokenizer_hash")  # beside those of comparisons
+
+
+def read_requests(
+    source: str, *, columns: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, int, ScoreRequest | RowError]]:
+    """(row_id, line, request or what is wrong with the row) of every row, streaming.
+
+    source: as `find_files`. columns: our name -> the file's. Raises ConfigError, DataError.
+    """
+    columns = columns or {}
+    check_columns({ours: theirs for ours, theirs in columns.items() if ours not in REQUEST_COLUMNS})
+    for file in find_files(source):
+        for line, payload in read_raw_rows(file, columns):
+            result: ScoreRequest | RowError
+            try:
+                if isinstance(payload, RowError):
+                    raise payload
+                result = request_from_row(parse_row(payload), columns=columns)
+            except RowError as error:
+                result = error
+            yield file.row_id(line), line, result
+
+
+def request_from_row(row: Mapping[str, Any], *, columns: Mapping[str, str]) -> ScoreRequest:
+    """The request that a row holds. Raises RowError, with the codes of `record_from_row`.
+
+    A blank completion is left to the scorer, which fails it alone; anything else that is wrong fails the row.
+    """
+    named = {**row, **{ours: row[theirs] for ours, theirs in columns.items() if theirs in row}}
+    tools = _tools(named)
+    prompt: Content
+    completions: tuple[Content, ...]
+    if named.get("completions") is not None or named.get("completion") is not None:
+        answers = named["completions"] if named.get("completions") is not None else [named["completion"]]
+        if not isinstance(answers, list) or not answers:
+            raise RowError("bad_type", "`completions` must be a list of texts or of message lists, and not empty")
+        if named.get("prompt") is None:
+            raise RowError("missing_field", "the column `prompt` is missing or null", why="it may be an empty text")
+        prompt = _checked(named["prompt"], "prompt").prompt
+        completions = tuple(_answer(a) for a in answers)
+    elif any(named.get(name) is not None for name in ("chosen", "rejected", "chosen_ids", "rejected_ids")):
+        comparison = record_from_row(row, objective="bradley_terry", columns=columns)
+        assert isinstance(comparison, Comparison)
+        prompt, completions = comparison.prompt, comparison.completions
+    else:
+        raise RowError(
+            "missing_field",
+            "there is nothing to score",
+            why="a row needs `completion`, `completions`, or `chosen` and `rejected`; it has: "
+            + ", ".join(map(str, row)),
+        )
+    return ScoreRequest(
+        prompt=prompt,
+        completions=completions,
+        finished=_finished(named.get("finished"), len(completions)),
+        tokenizer_hash=None if named.get("tokenizer_hash") is None else str(named["tokenizer_hash"]),
+        tools=tools,
+        id=None if named.get("id") is None else str(named["id"]),
+    )
+
+
+def _checked(value: Any, name: str) -> OutcomeExample:
+    """A prompt or a completion through the one check that all rows pass; the other one is filled in."""
+    row = {"prompt": "", "completion": "-", "label": True, name: value}
+    example = record_from_row(row, objective="outcome", columns={})
+    assert isinstance(example, OutcomeExample)
+    return example
+
+
+def _answer(value: Any) -> Content:
+    return value if isinstance(value, str) and is_blank(value) else _checked(value, "completion").completion
+
+
+def _finished(value: Any, count: int) -> tuple[bool, ...]:
+    """Empty where the row does not say: then every completion is finished."""
+    if value is None:
+        return ()
+    flags = value if isinstance(value, list) else [value] * count
+    flags = [_CSV_BOOLEANS.get(f.strip().lower(), f) if isinstance(f, str) else f for f in flags]
+    if not all(isinstance(f, bool) for f in flags):
+        raise RowError("bad_type", f"`finished` must be true or false, or one for each completion, not {value!r:.60}")
+    return tuple(flags)
+
+
+_CSV_BOOLEANS = {"true": True, "false": False}
+
+
+def _tools(row: Mapping[str, Any]) -> Any:
+    if row.get("tools") is None:
+        return None
+    tied = {"prompt": "", "completions": ["-", "-"], "ranks": [0, 0], "tools": row["tools"]}
+    comparison = record_from_row(tied, objective="bradley_terry", columns={})
+    assert isinstance(comparison, Comparison)
+    return comparison.tools

@@ -1,0 +1,123 @@
+"""Load the files of a scalar reward model, or say why they are none. Used by load, export and import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+
+from rmray.errors import BundleError
+from rmray.models.bundle.weights import read_headers
+from rmray.models.guards import has_score_head, natural_pooling
+from rmray.models.heads import find_head, set_head_float32
+
+
+def load_config(directory: Path) -> PretrainedConfig:
+    """The model's config. Raises BundleError: none, unknown to transformers, code of its own, more than one label."""
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            "the model's config cannot be read",
+            where=str(directory / "config.json"),
+            why=first_line(error),
+            next_step="rmray runs the architectures of transformers and never code that comes with a model",
+        ) from error
+    if config.num_labels != 1:
+        raise BundleError(
+            f"the model has {config.num_labels} labels, and a scalar reward model has one",
+            where=str(directory / "config.json"),
+            next_step="take a model with num_labels 1; a base model is trained first (`rmray train`)",
+        )
+    return config
+
+
+def load_classifier(directory: Path, *, dtype: torch.dtype) -> PreTrainedModel:
+    """The sequence classifier of a directory with its weights in `dtype`, in eval mode, on the CPU.
+
+    Raises BundleError: unsound files, more than one label, weights that are not in the files (a head that was never
+    trained among them), weights that are NaN or infinite.
+    """
+    read_headers(directory)
+    load_config(directory)
+    model: PreTrainedModel
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            directory,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise BundleError("transformers cannot load the model", where=str(directory), why=first_line(error)) from error
+    _check_loaded(directory, model, info)
+    _check_finite(directory, model)
+    return model  # from_pretrained leaves it in eval mode
+
+
+def head_names(model: PreTrainedModel) -> list[str]:
+    """The parameters on top of the base model: `score.weight` of a decoder, `classifier...` of an encoder."""
+    return [n for n, _ in model.named_parameters() if not n.startswith(f"{model.base_model_prefix}.")]
+
+
+def head_to_float32(model: PreTrainedModel, directory: Path) -> None:
+    """Give the head its weights as they are in the files, computed in float32: a bfloat16 head ties close pairs."""
+    set_head_float32(model)
+    name, head = find_head(model)
+    headers = read_headers(directory)
+    for part, parameter in head.named_parameters():
+        key = f"{name}.{part}"
+        if parameter.dtype != torch.float32 and key in headers:
+            with safe_open(directory / headers[key].file, framework="pt") as file:
+                parameter.data = file.get_tensor(key).float()
+
+
+def plain_pooling(directory: Path) -> tuple[str, bool]:
+    """Where plain transformers reads this model's score (`last`, `first`, `mean`), and whether that is the model of a
+    decoder with one `score` layer, which may be padded on the left as well."""
+    model = meta_model(load_config(directory))
+    return natural_pooling(model), has_score_head(model)
+
+
+def meta_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The classifier's structure without any weights."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    return model
+
+
+def _check_loaded(directory: Path, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    missing = sorted(info["missing_keys"])
+    head = [name for name in missing if name in head_names(model)]
+    if head:
+        raise BundleError(
+            f"the head was never trained: {', '.join(head)} is not in the files",
+            where=str(directory),
+            why="transformers would fill it with random numbers, and every reward would be noise",
+            next_step="train the model first (`rmray train`); of a LoRA model, merge the adapter with its saved head",
+        )
+    if missing:
+        raise BundleError(
+            f"{len(missing)} weight(s) are not in the files, {missing[0]} first",
+            where=str(directory),
+            next_step="copy or download the model again",
+        )
+
+
+def _check_finite(directory: Path, model: PreTrainedModel) -> None:
+    bad = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
+    if bad:
+        raise BundleError(
+            f"{len(bad)} weight(s) are NaN or infinite, {bad[0]} first",
+            where=str(directory),
+            next_step="the model is broken: use an earlier checkpoint; a version being served stays as it is",
+        )
+
+
+def first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

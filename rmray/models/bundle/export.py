@@ -1,0 +1,190 @@
+"""Write a bundle from a model directory. Used by training, when a run ends, and by `import_bundle`.
+
+Everything is written under a temporary name in the same parent folder, hashed, and renamed last: a directory with the
+bundle's name is a whole bundle.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from rmray.data.render import Renderer, RenderRules
+from rmray.data.tokenizer import template_hash, tokenizer_hash
+from rmray.errors import BundleError
+from rmray.models.bundle.card import write_card
+from rmray.models.bundle.classifier import plain_pooling
+from rmray.models.bundle.files import copy_model
+from rmray.models.bundle.goldens import check_goldens, make_goldens
+from rmray.models.bundle.load import is_exact, open_scorer
+from rmray.models.bundle.manifest import (
+    PLAIN,
+    RMRAY_ONLY,
+    BundleManifest,
+    hash_files,
+    model_version_of,
+    write_manifest,
+)
+from rmray.models.bundle.probes import choose_goldens
+from rmray.models.bundle.reference import reference_statistics
+from rmray.models.bundle.weights import main_dtype
+from rmray.models.head_scorer import RequestEncoder
+from rmray.models.heads import find_head
+from rmray.models.reward import UNNORMALISED, Unfinished
+from rmray.schema import ScoreRequest
+
+
+@dataclass(frozen=True, slots=True)
+class BundleInfo:
+    """A bundle that was written."""
+
+    directory: Path
+    manifest: BundleManifest
+    num_goldens: int
+
+    @property
+    def model_version(self) -> str:
+        return self.manifest.model_version
+
+
+def export_bundle(
+    model_dir: str | Path,
+    directory: str | Path,
+    *,
+    name: str,
+    objective: str,
+    pooling: str,
+    rules: RenderRules,
+    reference: Sequence[ScoreRequest],
+    goldens: Sequence[ScoreRequest] = (),
+    base: str = "",
+    data_hashes: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    reference_source: str = "held-out comparisons",
+    unfinished: Unfinished | None = None,
+    license: str | None = None,
+    overwrite: bool = False,
+    device: torch.device | str = "cpu",
+) -> BundleInfo:
+    """Make the bundle DIR from a sequence classifier in Hugging Face layout (safetensors, config.json, tokenizer).
+
+    reference: requests whose scores rewards are normalised against. goldens: requests kept with their ids and scores;
+    none: a few are chosen from `reference`, beside fixed probes. rules: how training rendered. base, data_hashes,
+    metrics, license: for readers. overwrite: replace an existing bundle. device: where `reference` is scored; goldens
+    are scored by plain transformers on the CPU in a process of its own, and by rmray's forward, which must agree.
+    Raises BundleError: files that are no scalar reward model, a reference that cannot normalise, or disagreement.
+    """
+    source, directory = Path(model_dir), Path(directory)
+    check_target(directory, overwrite=overwrite)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    work = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp"
+    work.mkdir()
+    try:
+        files = copy_model(source, work)
+        rules = replace(rules, pad_id=files.pad.id)
+        if rules.template_hash != template_hash(files.tokenizer):
+            raise BundleError(
+                "the render rules are those of another tokenizer: the chat templates differ",
+                where=str(source),
+                why=f"rules {rules.template_hash}, tokenizer {template_hash(files.tokenizer)}",
+            )
+        encoder = RequestEncoder(
+            Renderer(files.tokenizer, rules),
+            tokenizer_hash=tokenizer_hash(files.tokenizer),
+            unfinished=unfinished or Unfinished(),
+        )
+        chosen = choose_goldens(encoder, goldens, reference)
+        # Before the model is loaded here, so that the two processes do not hold it at the same time.
+        made = make_goldens(encoder, chosen, work, pooling=pooling)
+        device = torch.device(device)
+        scorer = open_scorer(
+            work,
+            encoder,
+            name=name,
+            kind="scalar",
+            pooling=pooling,
+            reference=UNNORMALISED,
+            model_version="",
+            device=device,
+            dtype=torch.float32,
+        )
+        statistics = reference_statistics(scorer, reference, source=reference_source)
+        exact = is_exact(device, torch.float32)
+        check_goldens(made, scorer, std=None if exact else statistics.std, where=str(source))
+        made.save(work)
+        manifest = BundleManifest(
+            name=name,
+            kind="scalar",
+            objective=objective,
+            pooling=pooling,
+            loads_with=PLAIN if pooling == plain_pooling(work)[0] else RMRAY_ONLY,
+            head=find_head(scorer.backbone.model)[0],
+            head_trained=True,
+            dtype=main_dtype(files.headers),
+            render_rules=asdict(rules),
+            tokenizer_hash=encoder.tokenizer_hash,
+            pad=asdict(files.pad),
+            unfinished=encoder.unfinished,
+            reference=statistics,
+            base_model=base,
+            data_hashes=dict(data_hashes or {}),
+            metrics=dict(metrics or {}),
+            license=license,
+            files={},
+            model_version="",
+        )
+        write_card(work, manifest)
+        manifest = _sealed(work, manifest)
+        write_manifest(work, manifest)
+        _put_in_place(work, directory, overwrite=overwrite)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return BundleInfo(directory, manifest, len(made.items))
+
+
+def check_target(directory: Path, *, overwrite: bool) -> None:
+    """Raise BundleError where `directory` is in use and may not be replaced."""
+    if directory.exists() and not overwrite and (not directory.is_dir() or any(directory.iterdir())):
+        raise BundleError(
+            "there is something already",
+            where=str(directory),
+            next_step="choose another directory, or allow this one to be overwritten",
+        )
+
+
+def _sealed(work: Path, manifest: BundleManifest) -> BundleManifest:
+    """The manifest with the hashes of what lies in `work`, and the version that follows from them."""
+    files = hash_files(work)
+    version = model_version_of(
+        files,
+        tokenizer_hash=manifest.tokenizer_hash,
+        render_rules=manifest.render_rules,
+        pooling=manifest.pooling,
+        unfinished=manifest.unfinished,
+        reference_hash=manifest.reference.hash,
+    )
+    return replace(manifest, files=files, model_version=version)
+
+
+def _put_in_place(work: Path, directory: Path, *, overwrite: bool) -> None:
+    old = work.with_suffix(".old")
+    if overwrite and directory.exists():
+        os.rename(directory, old)
+    try:
+        os.rename(work, directory)
+    except OSError as error:
+        if old.exists():
+            os.rename(old, directory)
+        raise BundleError(
+            "the bundle cannot take its name",
+            where=str(directory),
+            why=str(error),
+            next_step="choose another directory",
+        ) from error
+    shutil.rmtree(old, ignore_errors=True)

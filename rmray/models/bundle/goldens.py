@@ -1,0 +1,278 @@
+"""Goldens: texts, the token ids they must render to, and the scores the exported files gave. Used by export and load.
+
+The scores come from a fresh process with plain transformers (`clean_scores.py`), so that agreement at load shows that
+training's files, rmray's forward and everybody else's transformers are one model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from rmray.errors import BundleError
+from rmray.models.bundle import clean_scores as clean_script
+from rmray.models.bundle.classifier import plain_pooling
+from rmray.models.bundle.manifest import GOLDENS_NAME
+from rmray.models.bundle.request_json import request_from_json, request_to_json
+from rmray.models.scorer import Encoded, RawScores
+from rmray.schema import ScoreFailure, ScoreRequest
+
+TOLERANCE = 1e-5  # fp32 on the same kind of device, absolute
+# Elsewhere (bf16, a GPU), in reference standard deviations. bf16 of a 30M model was measured 0.02-0.04 from fp32. An
+# error of at most 0.1 each keeps the order of any two scores that lie more than 0.2 apart.
+LOOSE_MAX, LOOSE_MEAN = 0.1, 0.03
+
+
+class Encoder(Protocol):
+    """The part of a Scorer that renders; it needs no weights."""
+
+    def encode(self, requests: Sequence[ScoreRequest]) -> list[Encoded]: ...
+
+
+class Forward(Encoder, Protocol):
+    """The part of a Scorer that gives raw scores, so that goldens work before a bundle has a reference."""
+
+    def forward(self, batch: Sequence[Encoded]) -> list[RawScores]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """One request with, for each of its K completions, the token ids of the whole path, the prompt's share of them,
+    and the raw fp32 score."""
+
+    request: ScoreRequest
+    token_ids: tuple[tuple[int, ...], ...]
+    prompt_lens: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Goldens:
+    """tolerance: absolute, for fp32 on the CPU. made_with: versions and class that gave the scores."""
+
+    items: tuple[Golden, ...]
+    tolerance: float
+    made_with: dict[str, str]
+
+    @property
+    def scores(self) -> list[float]:
+        return [s for g in self.items for s in g.scores]
+
+    def save(self, directory: Path) -> None:
+        raw = {
+            "tolerance": self.tolerance,
+            "made_with": self.made_with,
+            "items": [
+                {
+                    "request": request_to_json(g.request),
+                    "token_ids": [list(ids) for ids in g.token_ids],
+                    "prompt_lens": list(g.prompt_lens),
+                    "scores": list(g.scores),
+                }
+                for g in self.items
+            ],
+        }
+        text = json.dumps(raw, allow_nan=False, ensure_ascii=False)
+        (directory / GOLDENS_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def load_goldens(directory: Path) -> Goldens:
+    """Read DIR/goldens.json. Raises BundleError where it is damaged or empty."""
+    path = directory / GOLDENS_NAME
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        items = tuple(
+            Golden(
+                request_from_json(item["request"]),
+                tuple(tuple(ids) for ids in item["token_ids"]),
+                tuple(item["prompt_lens"]),
+                tuple(item["scores"]),
+            )
+            for item in raw["items"]
+        )
+        if not items:
+            raise ValueError("no golden")
+        return Goldens(items, float(raw["tolerance"]), dict(raw["made_with"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            "the bundle's goldens cannot be read",
+            where=str(path),
+            why=f"{type(error).__name__}: {error}",
+            next_step="copy the bundle again from where it was made",
+        ) from error
+
+
+def make_goldens(encoder: Encoder, requests: Sequence[ScoreRequest], directory: Path, *, pooling: str) -> Goldens:
+    """Render requests and score them with plain transformers in a clean process.
+
+    A request that cannot be scored whole (over-long, say) makes no golden. Raises BundleError: none is left, or padding
+    changes plain transformers' own scores.
+    """
+    encoded = [e for e in encoder.encode(requests) if not any(isinstance(s, ScoreFailure) for s in e.slots)]
+    if not encoded:
+        raise BundleError(
+            "no golden request can be scored",
+            where=str(directory),
+            why=next((f"{s.code}: {s.message}" for s in _failures(encoder, requests)), "there is none"),
+            next_step="give goldens (or a reference file) whose records fit the model's max_length",
+        )
+    ids = [_paths(e) for e in encoded]
+    prompt_lens = [_group(e).prompt_lens for e in encoded]
+    clean = clean_scores(directory, list(chain(*ids)), list(chain(*prompt_lens)), pooling=pooling)
+    flat = iter(clean["alone"])
+    items = tuple(
+        Golden(e.request, paths, lens, tuple(next(flat) for _ in paths))
+        for e, paths, lens in zip(encoded, ids, prompt_lens, strict=True)
+    )
+    made_with = {k: clean[k] for k in ("class", "torch", "transformers")}
+    return Goldens(items, _measured_tolerance(clean, directory), made_with)
+
+
+def _failures(encoder: Encoder, requests: Sequence[ScoreRequest]) -> list[ScoreFailure]:
+    return [s for e in encoder.encode(requests) for s in e.slots if isinstance(s, ScoreFailure)]
+
+
+def _group(encoded: Encoded) -> Any:
+    if encoded.group is None:
+        raise ValueError("a request without a path to score")
+    return encoded.group
+
+
+def _paths(encoded: Encoded) -> tuple[tuple[int, ...], ...]:
+    group = _group(encoded)
+    return tuple(tuple(int(i) for i in group.path(k)) for k in range(group.num_completions))
+
+
+def clean_scores(
+    directory: Path, paths: Sequence[Sequence[int]], prompt_lens: Sequence[int], *, pooling: str
+) -> dict[str, Any]:
+    """What plain transformers gives for `paths`, in a process of its own; see `clean_scores.py` for the keys.
+
+    Raises BundleError with the end of its output where it fails.
+    """
+    natural, is_decoder = plain_pooling(directory)
+    if pooling != natural and not (pooling == "mean" and is_decoder):
+        raise BundleError(f"the model's head reads `{natural}`, and `{pooling}` was asked for", where=str(directory))
+    with tempfile.TemporaryDirectory() as scratch:
+        request, answer = Path(scratch, "request.json"), Path(scratch, "answer.json")
+        request.write_text(
+            json.dumps(
+                {
+                    "directory": str(Path(directory).resolve()),
+                    "mean": pooling != natural,
+                    "left": is_decoder,
+                    "paths": [list(p) for p in paths],
+                    "prompt_lens": list(prompt_lens),
+                }
+            )
+        )
+        # -P keeps the script's own folder off the path; no GPU, so that the scores are those of fp32 on the CPU.
+        ran = subprocess.run(
+            [sys.executable, "-P", clean_script.__file__, str(request), str(answer)],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if ran.returncode != 0 or not answer.is_file():
+            raise BundleError(
+                "plain transformers could not score the exported files",
+                where=str(directory),
+                why="\n".join((ran.stderr or ran.stdout).strip().splitlines()[-3:])
+                or f"its process ended with {ran.returncode}",
+            )
+        return dict(json.loads(answer.read_text()))
+
+
+def _measured_tolerance(clean: dict[str, Any], directory: Path) -> float:
+    """TOLERANCE, or what float32 can hold for this model: a large one, or one with large scores, moves more than that
+    by the shape of its batches alone. Padding that moves scores beyond rounding is a fault, and refused."""
+    alone = np.array(clean["alone"])
+    if not np.isfinite(alone).all():
+        raise BundleError("the exported files give scores that are not finite", where=str(directory))
+    noise = {side: float(np.abs(np.array(clean[side]) - alone).max()) for side in ("right", "left") if clean[side]}
+    side, worst = max(noise.items(), key=lambda item: item[1])
+    if worst > 1e-4 * max(1.0, float(np.abs(alone).max())):
+        raise BundleError(
+            f"{side} padding changes the model's scores by up to {worst:.3g} in plain transformers",
+            where=str(directory),
+            why="the score is not read at the last real token, or padding is attended to",
+            next_step="check config.json's pad_token_id: it must differ from the end of sequence and occur in no text",
+        )
+    return max(TOLERANCE, 4 * worst)
+
+
+def check_goldens(goldens: Goldens, scorer: Forward, *, std: float | None, where: str) -> None:
+    """Render and score every golden; raise BundleError naming the first difference.
+
+    std: None holds `scorer` to the goldens' tolerance (fp32 on a CPU); the reference's standard deviation allows what
+    another precision or device may differ by.
+    """
+    encoded = scorer.encode([g.request for g in goldens.items])
+    for n, (golden, got) in enumerate(zip(goldens.items, encoded, strict=True)):
+        fault = different_ids(golden, got)
+        if fault:
+            raise BundleError(
+                f"golden {n} renders to other token ids: {fault}",
+                where=where,
+                why="the tokenizer, the chat template or the render rules are not those the model was trained with",
+                next_step="load the bundle with the versions in its goldens.json "
+                f"({', '.join(f'{k} {v}' for k, v in goldens.made_with.items())}), or export it anew",
+            )
+    actual = list(chain(*(raw.tolist() for raw in scorer.forward(encoded))))
+    fault = different_scores(goldens.scores, actual, tolerance=goldens.tolerance, std=std)
+    if fault:
+        raise BundleError(
+            f"the goldens score differently here: {fault}",
+            where=where,
+            why="served rewards would not be those the model was trained and evaluated with",
+            next_step="load it in float32 on a CPU to tell a damaged bundle from a device that computes differently",
+        )
+
+
+def different_ids(golden: Golden, got: Encoded) -> str:
+    """What differs first between the ids a golden has and those it renders to now; empty where nothing does."""
+    for slot in got.slots:
+        if isinstance(slot, ScoreFailure):
+            return f"it cannot be rendered ({slot.code}: {slot.message})"
+    for k, (expected, actual) in enumerate(zip(golden.token_ids, _paths(got), strict=True)):
+        if expected != actual:
+            pairs = enumerate(zip(expected, actual, strict=False))
+            at = next((i for i, (a, b) in pairs if a != b), min(len(expected), len(actual)))
+            return (
+                f"completion {k} has {list(expected[at : at + 5])} at token {at} in the bundle and "
+                f"{list(actual[at : at + 5])} here, {len(expected)} tokens and {len(actual)} in all"
+            )
+    if golden.prompt_lens != _group(got).prompt_lens:
+        return f"prompts of {golden.prompt_lens} tokens in the bundle and {_group(got).prompt_lens} here"
+    return ""
+
+
+def different_scores(expected: Sequence[float], actual: Sequence[float], *, tolerance: float, std: float | None) -> str:
+    """What differs between golden scores and actual ones beyond what is allowed; empty where nothing does.
+
+    tolerance: absolute, used where std is None. Else at most LOOSE_MAX x std each and LOOSE_MEAN x std on average.
+    """
+    gaps = np.abs(np.asarray(actual, dtype=np.float64) - np.asarray(expected, dtype=np.float64))
+    worst = int(np.argmax(np.where(np.isfinite(gaps), gaps, np.inf)))
+    example = f"{expected[worst]:.6f} in the bundle, {actual[worst]:.6f} here"
+    if not np.isfinite(gaps).all():
+        return f"score {worst} is {actual[worst]} here and {expected[worst]:.6f} in the bundle"
+    limit = tolerance if std is None else LOOSE_MAX * std
+    if gaps[worst] > limit:
+        return (
+            f"{int((gaps > limit).sum())} of {len(gaps)} by more than {limit:.2g}, up to {gaps[worst]:.3g} ({example})"
+        )
+    if std is not None and gaps.mean() > LOOSE_MEAN * std:
+        return f"by {gaps.mean():.3g} on average, more than {LOOSE_MEAN * std:.2g} ({example} at most)"
+    return ""

@@ -1,0 +1,139 @@
+"""HeadScorer: the Scorer of a trained scalar head. Made by `bundle.load_bundle`; used wherever a Scorer is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from rmray.data.batch import build_batch
+from rmray.data.group import group_paths
+from rmray.data.render import RenderedPath, Renderer
+from rmray.errors import RowError
+from rmray.models.backbone import RewardBackbone
+from rmray.models.reward import Reference, Unfinished
+from rmray.models.scorer import Encoded, RawScores, ScorerInfo
+from rmray.schema import ItemResult, ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult, TokenIds
+
+
+class RequestEncoder:
+    """Renders requests by a bundle's rules. Needs the tokenizer alone, no weights; threads may share it."""
+
+    def __init__(self, renderer: Renderer, *, tokenizer_hash: str, unfinished: Unfinished) -> None:
+        self.renderer = renderer
+        self.tokenizer_hash = tokenizer_hash
+        self.unfinished = unfinished
+
+    def encode(self, requests: Sequence[ScoreRequest]) -> list[Encoded]:
+        """Render and tokenise. A completion that cannot be scored is a ScoreFailure in `slots`."""
+        return [self._encode(r) for r in requests]
+
+    def _encode(self, request: ScoreRequest) -> Encoded:
+        slots: list[int | ScoreFailure] = []
+        truncated: list[bool] = []
+        paths: list[RenderedPath] = []
+        for finished, rendered in zip(request.finished, self._render(request), strict=True):
+            if isinstance(rendered, ScoreFailure):
+                slots.append(rendered)
+            elif not finished and self.unfinished.policy == "error":
+                slots.append(ScoreFailure(code="unfinished", message="this bundle scores finished completions only"))
+            else:
+                slots.append(len(paths))
+                paths.append(rendered)
+            truncated.append(isinstance(rendered, RenderedPath) and rendered.truncated)
+        group = group_paths([p.ids for p in paths], [p.prompt_len for p in paths]) if paths else None
+        return Encoded(request, group, tuple(slots), tuple(truncated))
+
+    def _render(self, request: ScoreRequest) -> list[RenderedPath | ScoreFailure]:
+        has_ids = any(isinstance(c, TokenIds) for c in (request.prompt, *request.completions))
+        if has_ids and request.tokenizer_hash != self.tokenizer_hash:
+            given = f"of tokenizer {request.tokenizer_hash}" if request.tokenizer_hash else "without a tokenizer_hash"
+            failure = ScoreFailure(
+                code="tokenizer_mismatch",
+                message=f"token ids {given}: this bundle takes its own tokenizer's ({self.tokenizer_hash}), or text",
+            )
+            return [failure] * len(request.completions)
+        rendered = self.renderer.render_paths(
+            request.prompt,
+            request.completions,
+            tools=request.tools,
+            finished=request.finished,
+            truncate=request.truncate,
+        )
+        return [_failure(r) if isinstance(r, RowError) else r for r in rendered]
+
+
+class HeadScorer:
+    """Renders, runs the packed forward and normalises: a Scorer.
+
+    info: who answers. backbone: on `device`, in eval mode. encoder: with the bundle's tokenizer and rules.
+    reference: what normalises raw scores. pooling: where a score is read.
+    """
+
+    def __init__(
+        self,
+        backbone: RewardBackbone,
+        encoder: RequestEncoder,
+        *,
+        info: ScorerInfo,
+        pooling: str,
+        reference: Reference,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.info = info
+        self.backbone = backbone
+        self.encoder = encoder
+        self.pooling = pooling
+        self.reference = reference
+        self.device = torch.device(device)
+
+    @property
+    def renderer(self) -> Renderer:
+        return self.encoder.renderer
+
+    def encode(self, requests: Sequence[ScoreRequest]) -> list[Encoded]:
+        """Render and tokenise on the CPU; see `RequestEncoder`."""
+        return self.encoder.encode(requests)
+
+    def forward(self, batch: Sequence[Encoded]) -> list[RawScores]:
+        """One packed forward. For each element a float64 array with one raw score a path of its group."""
+        groups = [e.group for e in batch if e.group is not None]
+        scores_S = np.zeros(0)
+        if groups:
+            # Entered here, on the thread that runs the forward: torch keeps inference mode per thread.
+            with torch.inference_mode():
+                flat = build_batch(groups, pooling=self.pooling).to(self.device)
+                scores_S = self.backbone(flat).double().cpu().numpy()
+        counts = [e.group.num_completions if e.group else 0 for e in batch]
+        return np.split(scores_S, np.cumsum(counts[:-1])) if counts else []
+
+    def decode(self, encoded: Encoded, raw: RawScores) -> ScoreResponse:
+        """raw: one score a path of `encoded.group`. K results in the order of the request's completions."""
+        results = [
+            slot if isinstance(slot, ScoreFailure) else self._result(encoded, k, slot, float(raw[slot]))
+            for k, slot in enumerate(encoded.slots)
+        ]
+        return ScoreResponse(results=tuple(results), id=encoded.request.id)
+
+    def _result(self, encoded: Encoded, k: int, slot: int, raw: float) -> ItemResult:
+        if not np.isfinite(raw):
+            return ScoreFailure(code="non_finite", message=f"the model gave {raw}")
+        penalised = self.encoder.unfinished.policy == "penalty" and not encoded.request.finished[k]
+        # The penalty is in reward units; `raw` stays the head's own number.
+        effective = raw - self.encoder.unfinished.penalty * self.reference.std if penalised else raw
+        group = encoded.group
+        assert group is not None  # a slot points into it
+        return ScoreResult(
+            raw=raw,
+            reward=self.reference.reward(effective),
+            quantile=self.reference.quantile(effective),
+            model_version=self.info.model_version,
+            reference=self.info.reference,
+            num_tokens=len(group.prefix) + len(group.suffixes[slot]),
+            truncated=encoded.truncated[k],
+        )
+
+
+def _failure(error: RowError) -> ScoreFailure:
+    return ScoreFailure(code=error.code, message=f"{error.what} ({error.why})" if error.why else error.what)
