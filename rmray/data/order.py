@@ -88,13 +88,15 @@ def order_window(
     prompt_keys_N: the prompt of each row, equal keys together or not. first_position: where the window's first row
     comes in the epoch. A prompt with more than `global_batch_size` rows is cut into runs of that many.
     """
+    if not len(prompt_keys_N):
+        return WindowOrder(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
     # The order is that of a keyed hash of the prompt, not of a library's shuffle: it is the same under every numpy.
     # Mixing is one-to-one, so rows of one prompt, and only they, get equal sort keys and come out side by side.
     keys_N = _mix(prompt_keys_N ^ _stream(seed, epoch, window))
     rows_N = np.argsort(keys_N, kind="stable").astype(np.int64)
     sorted_N = keys_N[rows_N]
-    starts_B = np.flatnonzero(np.concatenate([[True], sorted_N[1:] != sorted_N[:-1]])[: len(sorted_N)])
-    ends_B = np.concatenate([starts_B[1:], [len(sorted_N)]])
+    bounds_B1 = np.flatnonzero(np.concatenate([[True], sorted_N[1:] != sorted_N[:-1], [True]]))
+    starts_B, ends_B = bounds_B1[:-1], bounds_B1[1:]
     sizes_B = ends_B - starts_B
     start_N, end_N = np.repeat(starts_B, sizes_B), np.repeat(ends_B, sizes_B)
     run_N = (np.arange(len(sorted_N)) - start_N) // global_batch_size

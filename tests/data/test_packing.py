@@ -1,0 +1,113 @@
+"""Balance over ranks and micro-batches: costs by hand, and the promises that hold for every step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rmray.data.packing import ATTENDED_PER_TOKEN, Shapes, StepPlan, measure_shapes, plan_step
+
+
+def shapes_of(tokens: list[int]) -> Shapes:
+    """Comparisons whose cost is their tokens alone."""
+    return Shapes(np.array(tokens, dtype=np.int64), np.zeros(len(tokens), dtype=np.int64))
+
+
+def micro_batches(plan: StepPlan, world_size: int) -> list[tuple[tuple[int, ...], ...]]:
+    return [plan.micro_batches(rank) for rank in range(world_size)]
+
+
+def test_a_shared_prefix_is_counted_once():
+    # Prefix 3, suffixes 2 and 4; prefix 0, suffixes 1, 1 and 2.
+    shapes = measure_shapes(np.array([3, 0]), np.array([2, 4, 1, 1, 2]), np.array([2, 3]))
+    assert shapes.tokens_N.tolist() == [9, 4]
+    # Causal pairs: prefix 3 * 4 / 2; each suffix token sees the prefix and its own past.
+    assert shapes.attended_N.tolist() == [6 + (2 * 3 + 3) + (4 * 3 + 10), 1 + 1 + 3]
+
+
+def test_no_comparison_has_no_shape():
+    empty = np.zeros(0, dtype=np.int64)
+    assert measure_shapes(empty, empty, empty).tokens_N.tolist() == []
+
+
+def test_dearest_first_to_the_rank_with_least():
+    plan = plan_step(shapes_of([7, 6, 5, 4, 3]), world_size=2, max_micro_batch_tokens=100)
+    assert micro_batches(plan, 2) == [((0, 3, 4),), ((1, 2),)]  # 7 + 4 + 3 and 6 + 5
+    assert plan.num_micro_batches == 1
+
+
+def test_attention_counts_in_the_balance():
+    # As many tokens each, but one long comparison attends much more than the two short ones put together.
+    tokens, attended = np.array([100, 100, 100, 100]), np.array([3, 1, 1, 1]) * 200 * ATTENDED_PER_TOKEN
+    plan = plan_step(Shapes(tokens, attended), world_size=2, max_micro_batch_tokens=1000)
+    assert sorted(map(sorted, (plan.share(0).tolist(), plan.share(1).tolist()))) == [[0], [1, 2, 3]]
+
+
+def test_micro_batches_keep_to_the_budget_with_like_lengths_together():
+    plan = plan_step(shapes_of([10, 40, 12, 38, 11, 39]), world_size=1, max_micro_batch_tokens=80)
+    assert micro_batches(plan, 1) == [((1, 5), (3, 2, 4, 0))]
+
+
+def test_micro_batches_are_even_where_the_budget_allows():
+    # Filling up would give 90 and 10.
+    plan = plan_step(shapes_of([10] * 10), world_size=1, max_micro_batch_tokens=90)
+    assert [len(m) for m in plan.micro_batches(0)] == [5, 5]
+
+
+def test_a_comparison_over_the_budget_gets_a_micro_batch_of_its_own():
+    plan = plan_step(shapes_of([10, 500, 20]), world_size=1, max_micro_batch_tokens=100)
+    assert micro_batches(plan, 1) == [((1,), (2, 0))]
+
+
+def test_ranks_with_less_to_do_get_empty_micro_batches():
+    plan = plan_step(shapes_of([90, 90, 90]), world_size=2, max_micro_batch_tokens=100)
+    assert micro_batches(plan, 2) == [((0,), (2,)), ((1,), ())]
+
+
+def test_more_ranks_than_comparisons_and_none_at_all():
+    assert sorted(micro_batches(plan_step(shapes_of([5, 5]), world_size=4, max_micro_batch_tokens=9), 4)) == [
+        ((),),
+        ((),),
+        ((0,),),
+        ((1,),),
+    ]
+    assert micro_batches(plan_step(shapes_of([]), world_size=2, max_micro_batch_tokens=9), 2) == [(), ()]
+
+
+steps = st.lists(st.integers(1, 200), min_size=1, max_size=80)
+
+
+@settings(max_examples=300, deadline=None)
+@given(tokens=steps, world_size=st.integers(1, 9), budget=st.integers(1, 600))
+def test_every_comparison_once_and_no_forward_over_the_budget(tokens, world_size, budget):
+    plan = plan_step(shapes_of(tokens), world_size=world_size, max_micro_batch_tokens=budget)
+    planned = micro_batches(plan, world_size)
+    assert sorted(i for share in planned for micro in share for i in micro) == list(range(len(tokens)))
+    assert {len(share) for share in planned} == {plan.num_micro_batches}
+    for share in planned:
+        for micro in share:
+            assert sum(tokens[i] for i in micro) <= budget or len(micro) == 1
+    assert any(micro for share in planned for micro in share[-1:])  # no micro-batch that is empty on every rank
+    for rank, share in enumerate(planned):
+        assert plan.share(rank).tolist() == [i for micro in share for i in micro]
+
+
+@settings(max_examples=200, deadline=None)
+@given(tokens=steps, world_size=st.integers(1, 9))
+def test_no_rank_has_more_than_an_even_share_and_one_comparison(tokens, world_size):
+    plan = plan_step(shapes_of(tokens), world_size=world_size, max_micro_batch_tokens=10**6)
+    loads = [sum(tokens[i] for i in plan.share(rank)) for rank in range(world_size)]
+    assert max(loads) <= sum(tokens) / world_size + max(tokens)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 8])
+def test_ranks_of_a_common_step_are_within_two_per_cent(world_size):
+    rng = np.random.default_rng(0)
+    prefix, suffixes = rng.integers(50, 300, 128), rng.lognormal(5, 0.5, 256).astype(np.int64) + 1
+    shapes = measure_shapes(prefix, suffixes, np.full(128, 2))
+    plan = plan_step(shapes, world_size=world_size, max_micro_batch_tokens=4096)
+    cost = shapes.tokens_N * ATTENDED_PER_TOKEN + shapes.attended_N
+    loads = np.array([cost[plan.share(rank)].sum() for rank in range(world_size)])
+    assert loads.max() <= 1.02 * loads.mean()
