@@ -33,6 +33,7 @@ def read_requests(
                     raise payload
                 result = request_from_row(parse_row(payload), columns=columns)
             except RowError as error:
+                error.where = error.where or f"{file.path}, line {line}"
                 result = error
             yield file.row_id(line), line, result
 

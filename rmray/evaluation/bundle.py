@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from rmray.data.sources import read_records
 from rmray.errors import DataError, RowError
 from rmray.evaluation.record import Evaluation
@@ -21,22 +23,22 @@ def evaluate_bundle(
     data: Sequence[str],
     *,
     columns: Mapping[str, str] | None = None,
-    device: str = "cpu",
+    device: torch.device | str | None = None,
     max_batch_tokens: int = 16384,
     seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Figures of the bundle at `bundle_dir` on all comparisons of `data`: files, saved datasets or Hub ids.
 
-    columns: our column names to the files'. The rest is as in `evaluate`. Raises BundleError where the bundle must not
+    columns: our column names to the files'. device: None for a GPU where there is one. The rest is as in `evaluate`.
+    Raises BundleError where the bundle must not
     be used and DataError where a source cannot be read or holds nothing that could be scored.
     """
     if not data:
         raise DataError("no data to evaluate on", next_step="name at least one preference file")
-    records = read_comparisons(data, columns or {})
     return evaluate(
-        load_bundle(Path(bundle_dir), device=device),
-        records,
+        load_bundle(bundle_dir, device=device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        read_comparisons(data, columns or {}),
         max_batch_tokens=max_batch_tokens,
         seed=seed,
         on_progress=on_progress,

@@ -5,16 +5,15 @@ Legend: P pairs.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from itertools import islice
 
 import numpy as np
 
+from rmray.data.keys import prompt_key
 from rmray.data.pairs import pairs_of
 from rmray.errors import DataError, RowError
 from rmray.evaluation.record import Evaluation, reading_notes
@@ -77,14 +76,6 @@ def score_request(record: Comparison, tokenizer_hash: str) -> ScoreRequest:
     )
 
 
-def prompt_digest(comparison: Comparison) -> bytes:
-    """16 bytes that are equal for equal prompts (text, messages or ids): what an interval resamples."""
-    prompt = comparison.prompt
-    plain = asdict(prompt) if is_dataclass(prompt) else prompt
-    text = json.dumps([plain, comparison.tools], sort_keys=True, default=repr)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
 class _PairLog:
     """Numbers of all pairs so far; texts are not kept."""
 
@@ -94,7 +85,7 @@ class _PairLog:
         self.quarantined: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
-        self.prompt_numbers: dict[bytes, int] = {}
+        self.prompt_numbers: dict[int, int] = {}
         self.prompts_P, self.first_P = array("q"), array("b")
         self.chosen_P, self.rejected_P = array("d"), array("d")
         self.chosen_chars_P, self.rejected_chars_P = array("q"), array("q")
@@ -116,7 +107,7 @@ class _PairLog:
         self.unscored_pairs += len(pairs) - len(scored)
         if not scored:
             return
-        prompt = self.prompt_numbers.setdefault(prompt_digest(comparison), len(self.prompt_numbers))
+        prompt = self.prompt_numbers.setdefault(prompt_key(comparison), len(self.prompt_numbers))
         chars = [num_chars(completion) for completion in comparison.completions]
         self.first_P.extend(chosen_is_first((f"{row_id}:{b}:{w}" for b, w, _, _ in scored), seed=self.seed).tolist())
         for better, worse, better_score, worse_score in scored:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rmray.errors import DataError, RowError
 from rmray.evaluation.record import Evaluation
-from rmray.evaluation.run import evaluate, prompt_digest
+from rmray.evaluation.run import evaluate
 from rmray.metrics.calibration import chosen_is_first, claims, expected_calibration_error
 from rmray.schema import Comparison, ScoreRequest, TokenIds
 from tests.fakes import ArithmeticScorer
@@ -220,13 +220,12 @@ def test_token_ids_carry_the_scorers_tokenizer_and_text_does_not():
     assert [(r.tokenizer_hash, r.tools) for r in seen] == [("fake-tokenizer", None), (None, tools)]
 
 
-def test_prompts_are_told_apart_by_content():
+def test_rows_without_a_prompt_are_not_taken_for_one_prompt():
+    records = [pair(f"2 {i}", f"1 {i}", prompt="") for i in range(5)]
+    assert evaluate(ArithmeticScorer(by_first_word), numbered(records)).prompts == 5
     chat = ({"role": "user", "content": "hi"},)
-    prompts = ["hi", "hi ", chat, ({"content": "hi", "role": "system"},), TokenIds((104, 105)), ""]
-    digests = [prompt_digest(Comparison(prompt=p, completions=("a", "b"), ranks=(0, 1))) for p in prompts]
-    assert len(set(digests)) == len(prompts)
-    reordered = ({"content": "hi", "role": "user"},)
-    assert prompt_digest(Comparison(prompt=reordered, completions=("c", "d"), ranks=(0, 1))) == digests[2]
+    same = [Comparison(prompt=p, completions=("2 a", "1 b"), ranks=(0, 1)) for p in ("hi", "hi", chat)]
+    assert evaluate(ArithmeticScorer(by_first_word), numbered(same)).prompts == 1
 
 
 SCORE = st.one_of(st.floats(-3, 3), st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf, 1e39, -1e308, 3e38]))

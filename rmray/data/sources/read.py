@@ -54,6 +54,7 @@ def read_records(
                     raise payload
                 result = record_from_row(parse_row(payload), objective=objective, columns=columns)
             except RowError as error:
+                error.where = error.where or f"{file.path}, line {line}"
                 result = error
             yield file.row_id(line), line, result
 
