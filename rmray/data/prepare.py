@@ -1,0 +1,403 @@
+"""The Ray Data door: input files become a prepared set, content-addressed, so that a second run reads the first's.
+
+Called by `rmray prepare` and by training. reader -> validate, render, tokenise on an actor pool -> staged parts ->
+split by prompt -> windows by hash range -> Parquet and manifest. Parts are sorted by hash and windows read their own
+range of each, so that nothing is shuffled through the object store and two CPUs are enough.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from rmray.config.train import DataConfig, TrainConfig
+from rmray.data.keys import Keys, holdout_limit, window_bounds
+from rmray.data.ledger import check_overlap, check_quarantined, check_sum, format_ledger, write_quarantine
+from rmray.data.prepared import PREPARED_FORMAT, Manifest, Split, Window, load_manifest
+from rmray.data.render import Renderer, RenderRules
+from rmray.data.sources import InputFile, check_source, find_files, read_raw_rows
+from rmray.data.sources.records import KINDS
+from rmray.data.staging import RawLine, stage
+from rmray.data.tokenizer import choose_pad_token, load_tokenizer, tokenizer_hash
+from rmray.data.windows import Holdout, part_keys, write_part, write_windows
+from rmray.errors import ConfigError, DataError, RmrayError, RowError
+
+__all__ = ["PreparedSet", "format_ledger", "prepare", "prepare_for"]
+
+PREPARE_VERSION = 1  # raise it when the same input would be laid out or checked otherwise
+
+PART_ROWS = 2048  # rows that an actor turns into one part
+READ_ROWS = 256  # rows that a reader hands on at once
+BLOCK_BYTES = 8 * 2**20  # small blocks, for small object stores
+BYTES_PER_ACTOR = 8 * 2**20  # of input: smaller sets start fewer actors, each costs seconds to start
+WINDOWS_PER_TASK = 16
+
+_log = logging.getLogger(__name__)
+
+_RAW = pa.schema(
+    [
+        ("split", pa.string()),
+        ("file", pa.string()),
+        ("row_id", pa.string()),
+        ("line", pa.int64()),  # 0 in the last row of a file, whose payload is the number of rows that were read
+        ("payload", pa.binary()),
+        ("code", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSet:
+    """Where a prepared set lies, and whether an earlier run had made it."""
+
+    directory: Path
+    manifest: Manifest
+    cached: bool
+
+
+def prepare_for(config: TrainConfig) -> PreparedSet:
+    """Prepare what a training config names, for its base model, under `run.storage`/prepared."""
+    from transformers import AutoConfig
+
+    base = config.model.base
+    tokenizer = load_tokenizer(base)
+    choose_pad_token(tokenizer, int(AutoConfig.from_pretrained(base).get_text_config().vocab_size))
+    rules = RenderRules.for_tokenizer(tokenizer, max_length=config.data.max_length, over_length=config.data.over_length)
+    return prepare(
+        config.data,
+        tokenizer_dir=base,
+        output_root=str(Path(config.run.storage) / "prepared"),
+        rules=rules,
+        objective=config.objective.name,
+    )
+
+
+def prepare(
+    config: DataConfig, *, tokenizer_dir: str, output_root: str, rules: RenderRules, objective: str
+) -> PreparedSet:
+    """Make the prepared set of `config` under `output_root`, or find it there.
+
+    The set's name is a hash of the files' content, the tokenizer, the rules, the column mapping, the holdout and their
+    versions. Uses the Ray that is initialised; else joins RAY_ADDRESS, or starts a local Ray and stops it again.
+
+    Raises ConfigError, ModelError, DataError: a damaged or empty input file, too many quarantined rows, a holdout that
+    leaves nothing, and, where `strict_overlap` asks for it, prompts that train and eval share.
+    """
+    check_source(objective, config.columns)
+    if KINDS[objective] not in ("comparison", "ranking"):
+        raise ConfigError(f"objective `{objective}` cannot be prepared", why="only comparisons can")
+    local = Path(tokenizer_dir).expanduser()
+    tokenizer_dir = str(local.resolve()) if local.is_dir() else tokenizer_dir  # workers run in another folder
+    tokenizer = load_tokenizer(tokenizer_dir)
+    Renderer(tokenizer, rules)  # refuses rules of another tokenizer before anything starts
+    inputs = _find_inputs(config)
+    plan = _Plan(config, inputs, tokenizer_dir, tokenizer_hash(tokenizer), rules, objective)
+    root = Path(output_root).expanduser().resolve()
+    directory = root / plan.key()
+    if (directory / "manifest.json").is_file():
+        found = PreparedSet(directory, load_manifest(directory), True)
+        check_quarantined(config, found.manifest, directory / "quarantine.jsonl")
+        check_overlap(config, found.manifest)
+        return found
+    work = root / f".{plan.key()}-{uuid.uuid4().hex[:8]}"
+    try:
+        (work / "staged").mkdir(parents=True)
+        with _ray(), _quiet_data_context():
+            manifest = _build(plan, work)
+        check_quarantined(config, manifest, work / "quarantine.jsonl", keep=root / f"{plan.key()}-quarantine.jsonl")
+        check_overlap(config, manifest)
+        shutil.rmtree(work / "staged")
+        manifest.save(work)
+        if not (directory / "manifest.json").is_file():  # another run may have been quicker
+            shutil.rmtree(directory, ignore_errors=True)
+            work.rename(directory)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return PreparedSet(directory, load_manifest(directory), False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    config: DataConfig
+    inputs: tuple[tuple[str, InputFile], ...]  # (split, file)
+    tokenizer_dir: str
+    tokenizer_hash: str
+    rules: RenderRules
+    objective: str
+
+    def key(self) -> str:
+        content = {
+            "versions": [PREPARED_FORMAT, PREPARE_VERSION],
+            "inputs": sorted([split, file.format, file.digest] for split, file in self.inputs),
+            "tokenizer": self.tokenizer_hash,
+            "rules": asdict(self.rules),
+            "columns": dict(self.config.columns),
+            "holdout": None if self.config.eval else self.config.holdout,
+            "kind": KINDS[self.objective],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _find_inputs(config: DataConfig) -> tuple[tuple[str, InputFile], ...]:
+    inputs = []
+    for split, sources in (("train", config.train), ("eval", config.eval)):
+        seen: dict[str, str] = {}
+        for file in (file for source in sources for file in find_files(source)):
+            if file.digest in seen:
+                raise DataError(
+                    f"the file is given twice in data.{split}",
+                    where=file.path,
+                    why=f"{seen[file.digest]} has the same content",
+                    next_step="name each file once",
+                )
+            seen[file.digest] = file.path
+            inputs.append((split, file))
+    return tuple(inputs)
+
+
+def _build(plan: _Plan, work: Path) -> Manifest:
+    """Stage, split and lay out; everything but the last steps of the manifest's life."""
+    staged = _stage(plan, work / "staged")
+    parts = {split: [p for s, p in staged.parts if s == split] for split in ("train", "eval")}
+    keys: dict[str, Keys] = {split: part_keys(paths) for split, paths in parts.items()}
+    notes = Counter(staged.notes)
+    pieces: dict[str, tuple[list[Path], Holdout]] = {s: (parts[s], Holdout()) for s in parts}
+    if not plan.config.eval and plan.config.holdout is not None:
+        limit = holdout_limit(np.unique(keys["train"]), plan.config.holdout)
+        pieces = {"train": (parts["train"], Holdout(low=limit)), "eval": (parts["train"], Holdout(high=limit))}
+        keys = {split: keys["train"][holdout.mask(keys["train"])] for split, (_, holdout) in pieces.items()}
+    else:
+        shared = np.intersect1d(keys["train"], keys["eval"])
+        notes["overlapping_prompts"] = len(shared)
+        notes["overlapping_eval_rows"] = int(np.isin(keys["eval"], shared).sum())
+    notes["prompts"] = sum(len(np.unique(k)) for k in keys.values())
+    notes["max_prompt_rows"] = max(int(np.unique(k, return_counts=True)[1].max(initial=0)) for k in keys.values())
+    write_quarantine(staged.quarantined, work / "quarantine.jsonl")
+    layout = _lay_out(pieces, keys, work, notes) if any(map(len, keys.values())) else {}
+    manifest = Manifest(
+        format=PREPARED_FORMAT,
+        key=plan.key(),
+        inputs=tuple(_input_entry(split, file, staged.rows_read[split, file.path]) for split, file in plan.inputs),
+        tokenizer_hash=plan.tokenizer_hash,
+        render_rules=asdict(plan.rules),
+        rows_in=sum(staged.rows_read.values()),
+        quarantined=dict(sorted(Counter(q["code"] for q in staged.quarantined).items())),
+        dropped=dict(sorted(staged.dropped.items())),
+        notes={name: count for name, count in sorted(notes.items()) if count},
+        train=Split(tuple(layout.get("train", ()))),
+        eval=Split(tuple(layout.get("eval", ()))),
+    )
+    check_sum(manifest)
+    return manifest
+
+
+def _input_entry(split: str, file: InputFile, num_rows: int) -> dict[str, Any]:
+    return {
+        "split": split,
+        "path": file.path,
+        "format": file.format,
+        "sha256": file.digest,
+        "num_bytes": file.num_bytes,
+        "num_rows": num_rows,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    parts: list[tuple[str, Path]]
+    rows_read: dict[tuple[str, str], int]
+    quarantined: list[dict[str, Any]]
+    dropped: Counter[str]
+    notes: Counter[str]
+
+
+def _stage(plan: _Plan, directory: Path) -> _Staged:
+    """Reader tasks feed an actor pool, which writes parts and returns one summary row a part."""
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    wanted = -(-sum(file.num_bytes for _, file in plan.inputs) // BYTES_PER_ACTOR)
+    columns = dict(plan.config.columns)
+    files = [{"split": split, "index": i} for i, (split, _) in enumerate(plan.inputs)]
+    inputs = [file for _, file in plan.inputs]
+    summaries = (
+        ray.data.from_items(files, override_num_blocks=len(files))
+        .map_batches(
+            _read, batch_size=1, batch_format="pyarrow", num_cpus=0.25, fn_kwargs={"inputs": inputs, "columns": columns}
+        )
+        .map_batches(
+            _Stager,
+            batch_size=PART_ROWS,
+            batch_format="pyarrow",
+            num_cpus=1 if cpus > 1 else 0.5,
+            compute=ActorPoolStrategy(min_size=1, max_size=max(1, min(wanted, cpus - 1))),
+            fn_constructor_kwargs={
+                "tokenizer_dir": plan.tokenizer_dir,
+                "rules": plan.rules,
+                "objective": plan.objective,
+                "columns": columns,
+                "directory": str(directory),
+            },
+        )
+    )
+    staged = _Staged([], {}, [], Counter(), Counter())
+    for row in _rows(summaries):
+        summary = json.loads(row["summary"])
+        staged.parts.extend((split, Path(path)) for split, path in summary["parts"])
+        staged.rows_read.update({(split, path): n for split, path, n in summary["rows_read"]})
+        staged.quarantined.extend(summary["quarantined"])
+        staged.dropped.update(summary["dropped"])
+        staged.notes.update(summary["notes"])
+    staged.parts.sort()
+    return staged
+
+
+def _read(batch: pa.Table, *, inputs: Sequence[InputFile], columns: Mapping[str, str]) -> Iterator[pa.Table]:
+    """All rows of one input file, and a last one with their number."""
+    split, index = batch["split"][0].as_py(), batch["index"][0].as_py()
+    file = inputs[index]
+    rows: list[dict[str, Any]] = []
+    num_rows = 0
+    for line, payload in read_raw_rows(file, columns):
+        num_rows += 1
+        row = {"split": split, "file": file.path, "row_id": file.row_id(line), "line": line}
+        if isinstance(payload, RowError):
+            rows.append({**row, "code": payload.code, "reason": payload.what})
+        else:
+            rows.append({**row, "payload": payload})
+        if len(rows) == READ_ROWS:
+            yield pa.Table.from_pylist(rows, schema=_RAW)
+            rows = []
+    end = {"split": split, "file": file.path, "row_id": file.row_id(0), "line": 0, "payload": str(num_rows).encode()}
+    yield pa.Table.from_pylist([*rows, end], schema=_RAW)
+
+
+class _Stager:
+    """One actor of the pool: keeps the tokenizer, turns each batch of raw rows into parts."""
+
+    def __init__(
+        self, tokenizer_dir: str, rules: RenderRules, objective: str, columns: Mapping[str, str], directory: str
+    ) -> None:
+        self._renderer = Renderer(load_tokenizer(tokenizer_dir), rules)
+        self._objective, self._columns, self._directory = objective, columns, Path(directory)
+
+    def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
+        rows = batch.to_pylist()
+        lines: dict[str, list[RawLine]] = {}
+        summary: dict[str, Any] = {"parts": [], "rows_read": [], "quarantined": []}
+        dropped: Counter[str] = Counter()
+        notes: Counter[str] = Counter()
+        for row in rows:
+            split = row.pop("split")
+            if row["line"]:
+                lines.setdefault(split, []).append(RawLine(**row))
+            else:
+                summary["rows_read"].append((split, row["file"], int(row["payload"])))
+        for split, of_split in lines.items():
+            part = stage(of_split, self._renderer, objective=self._objective, columns=self._columns)
+            if part.rows:
+                # The same rows make the same name, so that a retried task writes over what it wrote.
+                path = self._directory / f"{split}-{of_split[0].row_id.replace(':', '-')}-{len(of_split)}.parquet"
+                write_part(part.table(), path)
+                summary["parts"].append((split, str(path)))
+            summary["quarantined"] += part.quarantined
+            dropped.update(part.dropped)
+            notes.update(part.notes)
+        return {"summary": [json.dumps({**summary, "dropped": dropped, "notes": notes})]}
+
+
+def _lay_out(
+    pieces: Mapping[str, tuple[list[Path], Holdout]], keys: Mapping[str, Keys], work: Path, notes: Counter[str]
+) -> dict[str, list[Window]]:
+    """One task for each run of windows; each reads its hash range of every part."""
+    tasks = []
+    for split, (parts, holdout) in pieces.items():
+        bounds = window_bounds(len(keys[split]))
+        for first in range(0, len(bounds) - 1 if len(keys[split]) else 0, WINDOWS_PER_TASK):
+            task = {
+                "parts": parts,
+                "directory": work,
+                "split": split,
+                "holdout": holdout,
+                "first": first,
+                "bounds": bounds[first : first + WINDOWS_PER_TASK + 1],
+            }
+            tasks.append(task)
+    reference = ray.put(tasks)
+    numbers = ray.data.from_items([{"task": i} for i in range(len(tasks))], override_num_blocks=len(tasks))
+    results = numbers.map_batches(
+        _write, batch_size=1, batch_format="pyarrow", num_cpus=0.5, fn_kwargs={"tasks": reference}
+    )
+    layout: dict[str, list[Window]] = {}
+    for row in _rows(results):
+        result = json.loads(row["result"])
+        layout.setdefault(result["split"], []).extend(Window(**w) for w in result["windows"])
+        notes.update(result["notes"])
+    return {split: sorted(windows, key=lambda w: w.path) for split, windows in layout.items()}
+
+
+def _write(batch: pa.Table, *, tasks: Any) -> dict[str, list[str]]:
+    task = ray.get(tasks)[batch["task"][0].as_py()]
+    windows, notes = write_windows(**task)
+    return {"result": [json.dumps({"split": task["split"], "windows": [asdict(w) for w in windows], "notes": notes})]}
+
+
+def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """Rows of a dataset; an rmray error of a task comes out as itself."""
+    try:
+        yield from dataset.iter_rows()
+    except Exception as error:  # Ray wraps what a task raised
+        cause: BaseException | None = error
+        while cause is not None and (not isinstance(cause, RmrayError) or hasattr(cause, "cause")):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
+
+
+@contextlib.contextmanager
+def _ray() -> Iterator[None]:
+    """The Ray that is there; else the one that RAY_ADDRESS names; else one of our own, stopped afterwards."""
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    options: dict[str, Any] = (
+        {"include_dashboard": False, "object_store_memory": 512 * 2**20} if address == "local" else {}
+    )
+    ray.init(address=address, logging_level="warning", **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet_data_context() -> Iterator[None]:
+    """Small blocks, no progress bars: the ledger is what we print. The caller's own context is left as it was."""
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = BLOCK_BYTES
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with DataContext.current(context):
+            yield
+    finally:
+        logger.setLevel(level)
