@@ -225,13 +225,22 @@ def _set_head(name: str, model: PreTrainedModel, missing: Sequence[str], seed: i
 def _check_finite(name: str, model: PreTrainedModel) -> None:
     """A partitioned parameter is checked by the ranks together, each its own part."""
     for key, parameter in model.named_parameters():
-        part: torch.Tensor = getattr(parameter, _PARTITION, parameter)
-        if not torch.isfinite(part.detach()).all():
+        if not torch.isfinite(_own_part(parameter)).all():
             raise ModelError(
                 f"the weights hold NaN or infinite numbers, in {key} first",
                 where=name,
                 next_step="the model is broken: take an earlier checkpoint of it",
             )
+
+
+def _own_part(parameter: Any) -> torch.Tensor:
+    """A parameter, or this rank's part of it without the padding at its end, which holds whatever memory held."""
+    if not _is_partitioned(parameter):
+        whole: torch.Tensor = parameter.detach()
+        return whole
+    part: torch.Tensor = getattr(parameter, _PARTITION).detach().flatten()
+    before = parameter.ds_process_group.rank() * part.numel()
+    return part[: max(0, parameter.ds_numel - before)]
 
 
 def _is_partitioned(parameter: Parameter) -> bool:

@@ -20,9 +20,10 @@ class Float32Linear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         # fp32: a bf16 head ties close pairs. The casts are here, and not at loading alone, because a training engine
-        # may cast every parameter.
-        bias = None if self.bias is None else self.bias.float()
-        return linear(input.float(), self.weight.float(), bias)
+        # may cast every parameter, and autocast is off because it would cast them back.
+        with torch.autocast(input.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return linear(input.float(), self.weight.float(), bias)
 
 
 def initial_head_weight(shape: Sequence[int], seed: int) -> torch.Tensor:

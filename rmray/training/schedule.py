@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 MAX_WARMUP_STEPS = 100
 
@@ -27,7 +28,7 @@ def learning_rate(step: int, *, total_steps: int, peak: float, warmup_ratio: flo
     return peak * _DECAYS[shape](progress)
 
 
-_DECAYS = {
+_DECAYS: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
     "constant": lambda progress: 1.0,

@@ -19,6 +19,7 @@ from rmray.data.pairs import MarginRule, PairTargets, build_targets, pairs_of
 from rmray.data.prepared import Row
 from rmray.data.shares import StepShare
 from rmray.errors import TrainingError
+from rmray.metrics.calibration import chosen_is_first
 from rmray.metrics.summary import pair_metrics
 from rmray.objectives import OBJECTIVES, LossTerms, sum_terms
 from rmray.training.engine import Engine, Ranks
@@ -148,7 +149,7 @@ def evaluate_shares(
             why="the weights are broken",
             next_step="lower optim.lr, and resume from an earlier checkpoint",
         )
-    figures = pair_metrics(chosen, rejected, prompts_P=prompts, keys_P=keys)
+    figures = pair_metrics(chosen, rejected, prompts_P=prompts, first_P=chosen_is_first(keys))
     loss = _means(_over_ranks(sum_terms(done), ranks))["loss"]
     return {
         "eval_loss": float(loss if loss is not None else math.nan),
@@ -227,11 +228,11 @@ def _faulty_rows(share: StepShare, done: Sequence[LossTerms], ranks: Ranks) -> t
 def _scored_pairs(
     rows: Sequence[Row], scores_S: np.ndarray[Any, Any], targets: PairTargets
 ) -> list[tuple[str, int, float, float]]:
-    """(row id and place, prompt, chosen score, rejected score) of each pair of a batch."""
-    owners = [(row, place) for row in rows for place in range(len(pairs_of(row.ranks)))]
+    """(name, prompt, chosen score, rejected score) of each pair of a batch; named as `evaluation` names it."""
+    names = [(f"{row.row_id}:{b}:{w}", row.prompt_key) for row in rows for b, w in pairs_of(row.ranks)]
     return [
-        (f"{row.row_id}/{place}", row.prompt_key, float(scores_S[c]), float(scores_S[r]))
-        for (row, place), c, r in zip(owners, targets.chosen_P, targets.rejected_P, strict=True)
+        (name, prompt, float(scores_S[c]), float(scores_S[r]))
+        for (name, prompt), c, r in zip(names, targets.chosen_P, targets.rejected_P, strict=True)
     ]
 
 

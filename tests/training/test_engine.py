@@ -21,6 +21,10 @@ RESUMED = 2
 SETTINGS = {"weight_decay": 0.1, "max_grad_norm": 0.1}
 
 
+def load_toy(gather: Any) -> ToyBackbone:
+    return ToyBackbone()
+
+
 def num_pairs(step: int) -> int:
     return (5, 1, 4, 3, 1, 2)[step]
 
@@ -65,17 +69,17 @@ def train_at_every_stage(rank: int, world_size: int) -> dict[int, dict[str, Any]
 
 def train_at_stage(stage: int) -> dict[str, Any]:
     settings = EngineSettings(zero_stage=stage, **SETTINGS)
-    whole = DeepSpeedEngine(ToyBackbone, settings)
+    whole = DeepSpeedEngine(load_toy, settings)
     empty = sum(1 for _ in whole.moments())
     first = run_steps(whole, range(RESUMED))
     middle = snapshot(whole)
     results = [*first, *run_steps(whole, range(RESUMED, STEPS))]
 
-    resumed = DeepSpeedEngine(lambda: backbone_of(middle), settings)
+    resumed = DeepSpeedEngine(lambda gather: backbone_of(middle), settings)
     resumed.load_moments(lambda name: torch.from_numpy(middle[name]), RESUMED)
     again = run_steps(resumed, range(RESUMED, STEPS))
 
-    poisoned = DeepSpeedEngine(ToyBackbone, settings)
+    poisoned = DeepSpeedEngine(load_toy, settings)
     run_steps(poisoned, range(POISONED))
     before = snapshot(poisoned)
     skipped = run_steps(poisoned, range(POISONED, POISONED + 1), poisoned=POISONED)[0]
@@ -105,7 +109,7 @@ def backbone_of(state: dict[str, np.ndarray]) -> ToyBackbone:
 @pytest.fixture(scope="module")
 def reference() -> dict[str, Any]:
     """The same steps in bare torch, alone."""
-    engine = TorchEngine(ToyBackbone(), EngineSettings(**SETTINGS))
+    engine = TorchEngine(load_toy, EngineSettings(**SETTINGS))
     return {"results": run_steps(engine, range(STEPS)), "state": snapshot(engine), "sizes": engine.tensor_sizes()}
 
 
@@ -159,7 +163,7 @@ def test_a_non_finite_gradient_on_one_rank_changes_nothing_on_any(stage: int, at
 
 
 def test_bare_torch_skips_a_non_finite_gradient() -> None:
-    engine = TorchEngine(ToyBackbone(), EngineSettings(**SETTINGS))
+    engine = TorchEngine(load_toy, EngineSettings(**SETTINGS))
     run_steps(engine, range(2))
     before = snapshot(engine)
     assert not run_steps(engine, range(2, 3), poisoned=2)[0]["applied"]
@@ -168,17 +172,17 @@ def test_bare_torch_skips_a_non_finite_gradient() -> None:
 
 
 def test_bare_torch_resumes_bitwise() -> None:
-    engine = TorchEngine(ToyBackbone(), EngineSettings(**SETTINGS))
+    engine = TorchEngine(load_toy, EngineSettings(**SETTINGS))
     run_steps(engine, range(2))
     middle = snapshot(engine)
-    resumed = TorchEngine(backbone_of(middle), EngineSettings(**SETTINGS))
+    resumed = TorchEngine(lambda gather: backbone_of(middle), EngineSettings(**SETTINGS))
     resumed.load_moments(lambda name: torch.from_numpy(middle[name]), 2)
     assert run_steps(engine, range(2, STEPS)) == run_steps(resumed, range(2, STEPS))
     assert same_state(snapshot(engine), snapshot(resumed))
 
 
 def test_biases_do_not_decay() -> None:
-    engine = TorchEngine(ToyBackbone(), EngineSettings(weight_decay=0.5))
+    engine = TorchEngine(load_toy, EngineSettings(weight_decay=0.5))
     groups = {g["weight_decay"]: sum(p.numel() for p in g["params"]) for g in engine._optimizer.param_groups}
     assert groups == {0.5: VOCAB_WEIGHTS, 0.0: 6}
 

@@ -1,0 +1,72 @@
+"""The engine of one process in bare torch: the reference that the sharded one is tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from rmray.data.batch import FlatBatch
+from rmray.training.engine.common import (
+    InAutocast,
+    adamw,
+    clip,
+    load_replicated_moments,
+    persistent_buffers,
+    replicated_moments,
+    set_lr,
+    tensor_sizes_of,
+    trained,
+)
+from rmray.training.engine.contract import EngineSettings, Load, Ranks, Update
+
+
+class TorchEngine:
+    """One process, bare torch."""
+
+    def __init__(self, load: Load, settings: EngineSettings, *, device: torch.device | str = "cpu") -> None:
+        self.ranks = Ranks(device)
+        if self.ranks.world_size > 1:
+            raise ValueError("TorchEngine is for one process; DeepSpeedEngine shards over ranks")
+        self.backbone: Any = load(lambda parameters: nullcontext())
+        self.backbone.to(device)
+        self.updates = 0
+        self._settings = settings
+        self._module = InAutocast(self.backbone) if settings.bfloat16 else self.backbone
+        self._optimizer = adamw(self.backbone, settings)
+
+    def forward(self, batch: FlatBatch) -> torch.Tensor:
+        scores_S: torch.Tensor = self._module(batch.to(self.ranks.device))
+        return scores_S
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        torch.autograd.backward(loss)
+
+    def step(self, lr: float) -> Update:
+        update = clip(self.backbone, self._settings.max_grad_norm)
+        if update.applied:
+            set_lr(self._optimizer, lr)
+            self._optimizer.step()
+            self.updates += 1
+        self._optimizer.zero_grad(set_to_none=True)
+        return update
+
+    def tensor_sizes(self) -> dict[str, int]:
+        return tensor_sizes_of(self.backbone.model)
+
+    def trained_names(self) -> set[str]:
+        return {name for name, _ in trained(self.backbone.model)}
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, parameter in self.backbone.model.named_parameters():
+            yield name, parameter.detach()
+        yield from persistent_buffers(self.backbone.model)
+
+    def moments(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from replicated_moments(self.backbone.model, self._optimizer)
+
+    def load_moments(self, read: Callable[[str], torch.Tensor], updates: int) -> None:
+        load_replicated_moments(self.backbone.model, self._optimizer, read, updates)
+        self.updates = updates

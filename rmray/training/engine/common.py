@@ -1,0 +1,95 @@
+"""What the engines share: AdamW's groups and state, clipping of whole gradients, the bfloat16 forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from rmray.data.batch import FlatBatch
+from rmray.training.engine.contract import EngineSettings, Update
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups: matrices decay; biases and norms do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    # Under zero.Init a parameter of another rank is empty here; its shape is kept beside it.
+    matrices = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) >= 2]
+    others = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def adamw(model: nn.Module, settings: EngineSettings) -> torch.optim.AdamW:
+    groups = parameter_groups(model, settings.weight_decay)
+    return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def fresh_state(parameter: torch.Tensor, updates: int) -> dict[str, torch.Tensor]:
+    """AdamW's state of one parameter, as torch's fused AdamW keeps it."""
+    step = torch.tensor(float(updates), dtype=torch.float32, device=parameter.device)
+    return {"step": step, **{key: torch.zeros_like(parameter) for key in MOMENTS}}
+
+
+def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name, tensor in model.state_dict().items():
+        if name not in parameters:
+            yield name, tensor
+
+
+class InAutocast(nn.Module):
+    """Runs a backbone in bfloat16 autocast. Inside the module: DeepSpeed undoes an autocast entered around it."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, batch: FlatBatch) -> torch.Tensor:
+        # No weight is used twice in a forward, and at stage 3 a cache would hold the whole model.
+        with torch.autocast(batch.token_ids_T.device.type, torch.bfloat16, cache_enabled=False):
+            scores_S: torch.Tensor = self.backbone(batch)
+            return scores_S
+
+
+def clip(module: nn.Module, max_norm: float) -> Update:
+    """Clip whole gradients in place by their global norm."""
+    parameters = [p for p in module.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return Update(float(norm), bool(torch.isfinite(norm)))
+
+
+def tensor_sizes_of(model: nn.Module) -> dict[str, int]:
+    sizes = {name: int(getattr(p, "ds_numel", p.numel())) for name, p in model.named_parameters()}
+    return sizes | {name: tensor.numel() for name, tensor in persistent_buffers(model)}
+
+
+def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def replicated_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, parameter in trained(model):
+        state: Mapping[str, torch.Tensor] = optimizer.state.get(parameter, {})
+        for key in MOMENTS:
+            if key in state:
+                yield f"{name}.{key}", state[key]
+
+
+def load_replicated_moments(
+    model: nn.Module, optimizer: torch.optim.Optimizer, read: Callable[[str], torch.Tensor], updates: int
+) -> None:
+    for name, parameter in trained(model) if updates else ():
+        optimizer.state[parameter] = state = fresh_state(parameter, updates)
+        for key in MOMENTS:
+            state[key].copy_(read(f"{name}.{key}"))
