@@ -88,7 +88,8 @@ def reference_of_scores(scores: Sequence[float], *, hash: str, source: str, num_
             why="a reward is a distance in standard deviations, and theirs is 0",
             next_step="the model has collapsed: check the preferences, raise the learning rate",
         )
-    quantiles = tuple(np.quantile(values, GRID).tolist())
+    # Accumulated, because interpolation between equal scores may fall by a rounding error.
+    quantiles = tuple(np.maximum.accumulate(np.quantile(values, GRID)).tolist())
     return Reference(hash, source, float(values.mean()), float(values.std()), quantiles, len(values), num_failed)
 
 

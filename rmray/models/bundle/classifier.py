@@ -91,16 +91,27 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
+def check_head(directory: Path, config: PretrainedConfig) -> None:
+    """Raise BundleError where the files hold no head, before anything is loaded: `load_classifier` looks closer."""
+    key = f"{find_head(meta_model(config))[0]}.weight"
+    if not any(name == key or name.endswith(f".{key}") for name in read_headers(directory)):
+        raise _untrained_head(directory, key)
+
+
+def _untrained_head(directory: Path, names: str) -> BundleError:
+    return BundleError(
+        f"the head was never trained: {names} is not in the files",
+        where=str(directory),
+        why="transformers would fill it with random numbers, and every reward would be noise",
+        next_step="train the model first (`rmray train`); of a LoRA model, merge the adapter with its saved head",
+    )
+
+
 def _check_loaded(directory: Path, model: PreTrainedModel, info: dict[str, Any]) -> None:
     missing = sorted(info["missing_keys"])
     head = [name for name in missing if name in head_names(model)]
     if head:
-        raise BundleError(
-            f"the head was never trained: {', '.join(head)} is not in the files",
-            where=str(directory),
-            why="transformers would fill it with random numbers, and every reward would be noise",
-            next_step="train the model first (`rmray train`); of a LoRA model, merge the adapter with its saved head",
-        )
+        raise _untrained_head(directory, ", ".join(head))
     if missing:
         raise BundleError(
             f"{len(missing)} weight(s) are not in the files, {missing[0]} first",

@@ -140,7 +140,7 @@ def export_bundle(
             model_version="",
         )
         write_card(work, manifest)
-        manifest = _sealed(work, manifest)
+        manifest = sealed(work, manifest)
         write_manifest(work, manifest)
         _put_in_place(work, directory, overwrite=overwrite)
     finally:
@@ -158,7 +158,7 @@ def check_target(directory: Path, *, overwrite: bool) -> None:
         )
 
 
-def _sealed(work: Path, manifest: BundleManifest) -> BundleManifest:
+def sealed(work: Path, manifest: BundleManifest) -> BundleManifest:
     """The manifest with the hashes of what lies in `work`, and the version that follows from them."""
     files = hash_files(work)
     version = model_version_of(

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from rmray.data.tokenizer import PadChoice, choose_pad_token, load_tokenizer, tokenizer_hash
 from rmray.errors import BundleError
-from rmray.models.bundle.classifier import load_config, meta_model
+from rmray.models.bundle.classifier import check_head, load_config, meta_model
 from rmray.models.bundle.weights import INDEX, TensorHeader, read_headers, weight_files
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -39,14 +39,8 @@ def copy_model(source: Path, target: Path) -> ModelFiles:
     Raises BundleError: an adapter without its base, no safetensors, unsound files, more than one label, a tokenizer
     that does not fit the vocabulary or does not survive saving.
     """
-    if (source / ADAPTER_CONFIG).is_file():
-        raise BundleError(
-            "this is a LoRA adapter, not a whole model",
-            where=str(source),
-            next_step="merge it into its base first: load both with peft, `merge_and_unload()`, `save_pretrained(DIR)`",
-        )
+    check_source(source)
     names = weight_files(source)
-    read_headers(source)
     config = load_config(source)
     tokenizer, pad = tokenizer_with_pad(source, config)
     for name in names:
@@ -59,6 +53,18 @@ def copy_model(source: Path, target: Path) -> ModelFiles:
         if path.is_file() and path.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE")):
             shutil.copyfile(path, target / path.name)
     return ModelFiles(tokenizer, pad, read_headers(target))
+
+
+def check_source(source: Path) -> None:
+    """Raise BundleError where a directory's files cannot be those of a scalar reward model; loads no weights."""
+    if (source / ADAPTER_CONFIG).is_file():
+        raise BundleError(
+            "this is a LoRA adapter, not a whole model",
+            where=str(source),
+            next_step="merge it into its base first: load both with peft, `merge_and_unload()`, `save_pretrained(DIR)`",
+        )
+    read_headers(source)
+    check_head(source, load_config(source))
 
 
 def tokenizer_with_pad(source: Path, config: PretrainedConfig) -> tuple[PreTrainedTokenizerBase, PadChoice]:

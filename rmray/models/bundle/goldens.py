@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -135,7 +135,8 @@ def make_goldens(encoder: Encoder, requests: Sequence[ScoreRequest], directory: 
         for e, paths, lens in zip(encoded, ids, prompt_lens, strict=True)
     )
     made_with = {k: clean[k] for k in ("class", "torch", "transformers")}
-    return Goldens(items, _measured_tolerance(clean, directory), made_with)
+    padded = {side: clean[side] for side in ("right", "left") if clean[side] is not None}
+    return Goldens(items, tolerance_of(clean["alone"], padded, where=str(directory)), made_with)
 
 
 def _failures(encoder: Encoder, requests: Sequence[ScoreRequest]) -> list[ScoreFailure]:
@@ -194,18 +195,21 @@ def clean_scores(
         return dict(json.loads(answer.read_text()))
 
 
-def _measured_tolerance(clean: dict[str, Any], directory: Path) -> float:
+def tolerance_of(alone: Sequence[float], padded: Mapping[str, Sequence[float]], *, where: str) -> float:
     """TOLERANCE, or what float32 can hold for this model: a large one, or one with large scores, moves more than that
-    by the shape of its batches alone. Padding that moves scores beyond rounding is a fault, and refused."""
-    alone = np.array(clean["alone"])
-    if not np.isfinite(alone).all():
-        raise BundleError("the exported files give scores that are not finite", where=str(directory))
-    noise = {side: float(np.abs(np.array(clean[side]) - alone).max()) for side in ("right", "left") if clean[side]}
+    by the shape of its batches alone. padded: side -> the same scores in padded batches.
+
+    Raises BundleError where padding moves scores beyond rounding: that is a fault of the files.
+    """
+    alone_N = np.asarray(alone)
+    if not np.isfinite(alone_N).all():
+        raise BundleError("the exported files give scores that are not finite", where=where)
+    noise = {side: float(np.abs(np.asarray(scores) - alone_N).max()) for side, scores in padded.items()}
     side, worst = max(noise.items(), key=lambda item: item[1])
-    if worst > 1e-4 * max(1.0, float(np.abs(alone).max())):
+    if not worst <= 1e-4 * max(1.0, float(np.abs(alone_N).max())):
         raise BundleError(
             f"{side} padding changes the model's scores by up to {worst:.3g} in plain transformers",
-            where=str(directory),
+            where=where,
             why="the score is not read at the last real token, or padding is attended to",
             next_step="check config.json's pad_token_id: it must differ from the end of sequence and occur in no text",
         )

@@ -6,6 +6,8 @@ render rules, reference statistics and goldens.
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -17,13 +19,14 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from rmray.data.render import RenderRules
 from rmray.data.requests import read_requests
-from rmray.errors import BundleError, ModelError
+from rmray.errors import BundleError, DataError, ModelError
 from rmray.models.bundle.classifier import load_config, plain_pooling
 from rmray.models.bundle.export import BundleInfo, check_target, export_bundle
-from rmray.models.bundle.files import tokenizer_with_pad
-from rmray.models.bundle.weights import read_headers
+from rmray.models.bundle.files import check_source, tokenizer_with_pad
 from rmray.models.reward import Unfinished
 from rmray.schema import ScoreRequest
+
+logger = logging.getLogger(__name__)
 
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*", "NOTICE*"]
 MAX_REFERENCE = 2000  # requests: a quantile of some thousand scores is known to about one in a hundred
@@ -62,7 +65,7 @@ def import_bundle(
             next_step="give some hundred representative rows: a prompt with its completions, or chosen and rejected",
         )
     source = find_model(name_or_dir)
-    read_headers(source)
+    check_source(source)
     config = load_config(source)
     tokenizer, _ = tokenizer_with_pad(source, config)
     limit = longest_path(config, tokenizer)
@@ -91,9 +94,9 @@ def import_bundle(
 
 def find_model(name_or_dir: str | Path) -> Path:
     """The directory itself, or that of a Hub model, of which safetensors, configs and tokenizer are downloaded."""
-    if Path(name_or_dir).is_dir():
-        return Path(name_or_dir)
     name = str(name_or_dir)
+    if name and Path(name).is_dir():
+        return Path(name)
     try:
         directory = Path(snapshot_download(name, allow_patterns=MODEL_FILES, ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -127,11 +130,23 @@ def longest_path(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -
 def read_reference(path: str | Path, *, columns: Mapping[str, str] | None, limit: int) -> list[ScoreRequest]:
     """The first `limit` sound rows of a file as requests. Raises DataError where the file cannot be read."""
     requests: list[ScoreRequest] = []
-    for _, _, request in read_requests(str(path), columns=dict(columns or {})):
+    bad: Counter[str] = Counter()
+    for _, _, request in read_requests(str(path), columns=columns):
         if isinstance(request, ScoreRequest):
             requests.append(request)
+        else:
+            bad[request.code] += 1
         if len(requests) == limit:
             break
+    if not requests:
+        raise DataError(
+            "no row of the reference file can be scored",
+            where=str(path),
+            why=", ".join(f"{count} x {code}" for code, count in bad.items()),
+            next_step="a row needs a prompt with `completion` or `completions`, or `chosen` and `rejected`",
+        )
+    if bad:
+        logger.warning("%s: passed over %d bad rows (%s)", path, bad.total(), ", ".join(bad))
     return requests
 
 
