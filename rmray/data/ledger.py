@@ -59,11 +59,10 @@ def write_quarantine(rows: list[dict[str, Any]], path: Path) -> None:
 
 def check_sum(manifest: Manifest) -> None:
     """Raise TrainingError where a row was lost or counted twice: a fault of ours, not of the input."""
-    gone = sum(manifest.quarantined.values()) + sum(manifest.dropped.values())
-    out = manifest.train.num_rows + manifest.eval.num_rows + gone
-    if out != manifest.rows_in:
+    rows_in, *rows_out = manifest.ledger().values()
+    if sum(rows_out) != rows_in:
         raise TrainingError(
-            f"{manifest.rows_in} rows came in, but {out} are accounted for", why=format_ledger(manifest)
+            f"{rows_in} rows came in, but {sum(rows_out)} are accounted for", why=format_ledger(manifest)
         )
 
 

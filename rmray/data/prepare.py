@@ -8,7 +8,6 @@ range of each, so that nothing is shuffled through the object store and two CPUs
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,40 +26,28 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from rmray.config.train import DataConfig, TrainConfig
+from rmray.data.inputs import PreparePlan, find_inputs, input_entry
 from rmray.data.keys import Keys, holdout_limit, window_bounds
 from rmray.data.ledger import check_overlap, check_quarantined, check_sum, format_ledger, write_quarantine
 from rmray.data.prepared import PREPARED_FORMAT, Manifest, Split, Window, load_manifest
 from rmray.data.render import Renderer, RenderRules
-from rmray.data.sources import InputFile, check_source, find_files, read_raw_rows
+from rmray.data.sources import InputFile, check_source
 from rmray.data.sources.records import KINDS
-from rmray.data.staging import RawLine, stage
+from rmray.data.staging import raw_tables, stage_batch
 from rmray.data.tokenizer import choose_pad_token, load_tokenizer, tokenizer_hash
-from rmray.data.windows import Holdout, part_keys, write_part, write_windows
-from rmray.errors import ConfigError, DataError, RmrayError, RowError
+from rmray.data.windows import Holdout, part_keys, write_windows
+from rmray.errors import ConfigError, RmrayError
 
 __all__ = ["PreparedSet", "format_ledger", "prepare", "prepare_for"]
 
-PREPARE_VERSION = 1  # raise it when the same input would be laid out or checked otherwise
-
 PART_ROWS = 2048  # rows that an actor turns into one part
-READ_ROWS = 256  # rows that a reader hands on at once
 BLOCK_BYTES = 8 * 2**20  # small blocks, for small object stores
-BYTES_PER_ACTOR = 8 * 2**20  # of input: smaller sets start fewer actors, each costs seconds to start
+# Logical: one reader and one actor fit on a single CPU, one reader and two actors on two.
+READER_CPUS, ACTOR_CPUS = 0.25, 0.75
+BYTES_PER_ACTOR = 4 * 2**20  # of input: smaller sets start fewer actors, each costs seconds to start
 WINDOWS_PER_TASK = 16
-
-_log = logging.getLogger(__name__)
-
-_RAW = pa.schema(
-    [
-        ("split", pa.string()),
-        ("file", pa.string()),
-        ("row_id", pa.string()),
-        ("line", pa.int64()),  # 0 in the last row of a file, whose payload is the number of rows that were read
-        ("payload", pa.binary()),
-        ("code", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
+# Plans and resource use of each execution; a warning that progress bars, which we turn off, are off.
+_LOG_LEVELS = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +94,8 @@ def prepare(
     tokenizer_dir = str(local.resolve()) if local.is_dir() else tokenizer_dir  # workers run in another folder
     tokenizer = load_tokenizer(tokenizer_dir)
     Renderer(tokenizer, rules)  # refuses rules of another tokenizer before anything starts
-    inputs = _find_inputs(config)
-    plan = _Plan(config, inputs, tokenizer_dir, tokenizer_hash(tokenizer), rules, objective)
+    inputs = find_inputs(config)
+    plan = PreparePlan(config, inputs, tokenizer_dir, tokenizer_hash(tokenizer), rules, objective)
     root = Path(output_root).expanduser().resolve()
     directory = root / plan.key()
     if (directory / "manifest.json").is_file():
@@ -132,46 +120,7 @@ def prepare(
     return PreparedSet(directory, load_manifest(directory), False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    config: DataConfig
-    inputs: tuple[tuple[str, InputFile], ...]  # (split, file)
-    tokenizer_dir: str
-    tokenizer_hash: str
-    rules: RenderRules
-    objective: str
-
-    def key(self) -> str:
-        content = {
-            "versions": [PREPARED_FORMAT, PREPARE_VERSION],
-            "inputs": sorted([split, file.format, file.digest] for split, file in self.inputs),
-            "tokenizer": self.tokenizer_hash,
-            "rules": asdict(self.rules),
-            "columns": dict(self.config.columns),
-            "holdout": None if self.config.eval else self.config.holdout,
-            "kind": KINDS[self.objective],
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _find_inputs(config: DataConfig) -> tuple[tuple[str, InputFile], ...]:
-    inputs = []
-    for split, sources in (("train", config.train), ("eval", config.eval)):
-        seen: dict[str, str] = {}
-        for file in (file for source in sources for file in find_files(source)):
-            if file.digest in seen:
-                raise DataError(
-                    f"the file is given twice in data.{split}",
-                    where=file.path,
-                    why=f"{seen[file.digest]} has the same content",
-                    next_step="name each file once",
-                )
-            seen[file.digest] = file.path
-            inputs.append((split, file))
-    return tuple(inputs)
-
-
-def _build(plan: _Plan, work: Path) -> Manifest:
+def _build(plan: PreparePlan, work: Path) -> Manifest:
     """Stage, split and lay out; everything but the last steps of the manifest's life."""
     staged = _stage(plan, work / "staged")
     parts = {split: [p for s, p in staged.parts if s == split] for split in ("train", "eval")}
@@ -193,7 +142,7 @@ def _build(plan: _Plan, work: Path) -> Manifest:
     manifest = Manifest(
         format=PREPARED_FORMAT,
         key=plan.key(),
-        inputs=tuple(_input_entry(split, file, staged.rows_read[split, file.path]) for split, file in plan.inputs),
+        inputs=tuple(input_entry(split, file, staged.rows_read[split, file.path]) for split, file in plan.inputs),
         tokenizer_hash=plan.tokenizer_hash,
         render_rules=asdict(plan.rules),
         rows_in=sum(staged.rows_read.values()),
@@ -207,17 +156,6 @@ def _build(plan: _Plan, work: Path) -> Manifest:
     return manifest
 
 
-def _input_entry(split: str, file: InputFile, num_rows: int) -> dict[str, Any]:
-    return {
-        "split": split,
-        "path": file.path,
-        "format": file.format,
-        "sha256": file.digest,
-        "num_bytes": file.num_bytes,
-        "num_rows": num_rows,
-    }
-
-
 @dataclass(frozen=True, slots=True)
 class _Staged:
     parts: list[tuple[str, Path]]
@@ -227,9 +165,9 @@ class _Staged:
     notes: Counter[str]
 
 
-def _stage(plan: _Plan, directory: Path) -> _Staged:
+def _stage(plan: PreparePlan, directory: Path) -> _Staged:
     """Reader tasks feed an actor pool, which writes parts and returns one summary row a part."""
-    cpus = int(ray.cluster_resources().get("CPU", 1))
+    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
     wanted = -(-sum(file.num_bytes for _, file in plan.inputs) // BYTES_PER_ACTOR)
     columns = dict(plan.config.columns)
     files = [{"split": split, "index": i} for i, (split, _) in enumerate(plan.inputs)]
@@ -237,14 +175,14 @@ def _stage(plan: _Plan, directory: Path) -> _Staged:
     summaries = (
         ray.data.from_items(files, override_num_blocks=len(files))
         .map_batches(
-            _read, batch_size=1, batch_format="pyarrow", num_cpus=0.25, fn_kwargs={"inputs": inputs, "columns": columns}
+            partial(_read, inputs=inputs, columns=columns), batch_size=1, batch_format="pyarrow", num_cpus=READER_CPUS
         )
         .map_batches(
             _Stager,
             batch_size=PART_ROWS,
             batch_format="pyarrow",
-            num_cpus=1 if cpus > 1 else 0.5,
-            compute=ActorPoolStrategy(min_size=1, max_size=max(1, min(wanted, cpus - 1))),
+            num_cpus=ACTOR_CPUS,
+            compute=ActorPoolStrategy(min_size=1, max_size=max(1, min(wanted, int(cpus)))),
             fn_constructor_kwargs={
                 "tokenizer_dir": plan.tokenizer_dir,
                 "rules": plan.rules,
@@ -266,24 +204,9 @@ def _stage(plan: _Plan, directory: Path) -> _Staged:
     return staged
 
 
-def _read(batch: pa.Table, *, inputs: Sequence[InputFile], columns: Mapping[str, str]) -> Iterator[pa.Table]:
-    """All rows of one input file, and a last one with their number."""
-    split, index = batch["split"][0].as_py(), batch["index"][0].as_py()
-    file = inputs[index]
-    rows: list[dict[str, Any]] = []
-    num_rows = 0
-    for line, payload in read_raw_rows(file, columns):
-        num_rows += 1
-        row = {"split": split, "file": file.path, "row_id": file.row_id(line), "line": line}
-        if isinstance(payload, RowError):
-            rows.append({**row, "code": payload.code, "reason": payload.what})
-        else:
-            rows.append({**row, "payload": payload})
-        if len(rows) == READ_ROWS:
-            yield pa.Table.from_pylist(rows, schema=_RAW)
-            rows = []
-    end = {"split": split, "file": file.path, "row_id": file.row_id(0), "line": 0, "payload": str(num_rows).encode()}
-    yield pa.Table.from_pylist([*rows, end], schema=_RAW)
+def _read(batch: Any, *, inputs: Sequence[InputFile], columns: Mapping[str, str]) -> Iterator[pa.Table]:
+    """All rows of one input file."""
+    yield from raw_tables(inputs[batch["index"][0].as_py()], batch["split"][0].as_py(), columns)
 
 
 class _Stager:
@@ -296,28 +219,10 @@ class _Stager:
         self._objective, self._columns, self._directory = objective, columns, Path(directory)
 
     def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
-        rows = batch.to_pylist()
-        lines: dict[str, list[RawLine]] = {}
-        summary: dict[str, Any] = {"parts": [], "rows_read": [], "quarantined": []}
-        dropped: Counter[str] = Counter()
-        notes: Counter[str] = Counter()
-        for row in rows:
-            split = row.pop("split")
-            if row["line"]:
-                lines.setdefault(split, []).append(RawLine(**row))
-            else:
-                summary["rows_read"].append((split, row["file"], int(row["payload"])))
-        for split, of_split in lines.items():
-            part = stage(of_split, self._renderer, objective=self._objective, columns=self._columns)
-            if part.rows:
-                # The same rows make the same name, so that a retried task writes over what it wrote.
-                path = self._directory / f"{split}-{of_split[0].row_id.replace(':', '-')}-{len(of_split)}.parquet"
-                write_part(part.table(), path)
-                summary["parts"].append((split, str(path)))
-            summary["quarantined"] += part.quarantined
-            dropped.update(part.dropped)
-            notes.update(part.notes)
-        return {"summary": [json.dumps({**summary, "dropped": dropped, "notes": notes})]}
+        summary = stage_batch(
+            batch, self._renderer, objective=self._objective, columns=self._columns, directory=self._directory
+        )
+        return {"summary": [json.dumps(summary)]}
 
 
 def _lay_out(
@@ -339,9 +244,7 @@ def _lay_out(
             tasks.append(task)
     reference = ray.put(tasks)
     numbers = ray.data.from_items([{"task": i} for i in range(len(tasks))], override_num_blocks=len(tasks))
-    results = numbers.map_batches(
-        _write, batch_size=1, batch_format="pyarrow", num_cpus=0.5, fn_kwargs={"tasks": reference}
-    )
+    results = numbers.map_batches(partial(_write, tasks=reference), batch_size=1, batch_format="pyarrow", num_cpus=0.5)
     layout: dict[str, list[Window]] = {}
     for row in _rows(results):
         result = json.loads(row["result"])
@@ -350,7 +253,7 @@ def _lay_out(
     return {split: sorted(windows, key=lambda w: w.path) for split, windows in layout.items()}
 
 
-def _write(batch: pa.Table, *, tasks: Any) -> dict[str, list[str]]:
+def _write(batch: Any, *, tasks: Any) -> dict[str, list[str]]:
     task = ray.get(tasks)[batch["task"][0].as_py()]
     windows, notes = write_windows(**task)
     return {"result": [json.dumps({"split": task["split"], "windows": [asdict(w) for w in windows], "notes": notes})]}
@@ -379,7 +282,7 @@ def _ray() -> Iterator[None]:
     options: dict[str, Any] = (
         {"include_dashboard": False, "object_store_memory": 512 * 2**20} if address == "local" else {}
     )
-    ray.init(address=address, logging_level="warning", **options)
+    ray.init(address=address, logging_level=logging.WARNING, **options)
     try:
         yield
     finally:
@@ -393,11 +296,12 @@ def _quiet_data_context() -> Iterator[None]:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = BLOCK_BYTES
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    before = {name: logging.getLogger(name).level for name in _LOG_LEVELS}
+    for name, level in _LOG_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
     try:
         with DataContext.current(context):
             yield
     finally:
-        logger.setLevel(level)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -82,7 +82,9 @@ class Manifest:
     """What a prepared set holds and came from.
 
     key: content hash over inputs, tokenizer, rules and their versions. rows_in = train + eval + quarantined + dropped
-    rows. render_rules: as the bundle records them. max_prompt_rows: most rows that one prompt has.
+    rows. render_rules: as the bundle records them. quarantined, dropped: rows by code. notes: counts of what a reader
+    should know (`duplicate_rows`, `overlapping_prompts`, ...), and `prompts` and `max_prompt_rows`, the most rows that
+    one prompt has.
     """
 
     format: int
@@ -96,6 +98,16 @@ class Manifest:
     notes: dict[str, int]
     train: Split
     eval: Split
+
+    def ledger(self) -> dict[str, int]:
+        """The sum: rows_in = train + eval + quarantined + dropped, in rows."""
+        return {
+            "rows_in": self.rows_in,
+            "train": self.train.num_rows,
+            "eval": self.eval.num_rows,
+            "quarantined": sum(self.quarantined.values()),
+            "dropped": sum(self.dropped.values()),
+        }
 
     def save(self, directory: Path) -> None:
         """Write manifest.json; the rename makes it appear whole or not at all."""
@@ -117,7 +129,7 @@ def load_manifest(directory: Path) -> Manifest:
             next_step="run `rmray prepare` again",
         )
     splits = {s: Split(tuple(Window(**w) for w in raw.pop(s)["windows"])) for s in ("train", "eval")}
-    return Manifest(**{**raw, "inputs": tuple(raw["inputs"])}, **splits)
+    return Manifest(**{**raw, "inputs": tuple(raw["inputs"]), **splits})
 
 
 def read_window(directory: Path, window: Window) -> list[Row]:

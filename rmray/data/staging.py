@@ -1,21 +1,23 @@
-"""Validate, render and tokenise raw rows into one staged part: a sorted table, and what became of the other rows.
+"""Read raw rows; validate, render and tokenise them into staged parts: sorted tables, and what became of other rows.
 
-Called by prepare's actors; no Ray in here.
+Called by prepare's reader tasks and actors; no Ray in here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rmray.data.keys import pair_keys, prompt_key, stored_order
 from rmray.data.prepared import COMPARISON_COLUMNS
 from rmray.data.render import RenderedPath, Renderer, group_of
-from rmray.data.sources import parse_row, record_from_row
+from rmray.data.sources import InputFile, parse_row, read_raw_rows, record_from_row
 from rmray.errors import RowError
 from rmray.schema import Comparison, num_chars
 
@@ -24,7 +26,71 @@ STAGED_COLUMNS = (
     .append(pa.field("order_key", pa.uint64(), nullable=False))
     .append(pa.field("num_tokens", pa.int64(), nullable=False))
 )
+PART_ROW_GROUP = 512  # rows: what a window task reads beyond its range, at most, from each end of a part
 DROPPED = ("over_length", "all_tied")  # codes of rows that are good, but not for training: dropped, not quarantined
+
+
+READ_ROWS = 256  # rows that a reader hands on at once
+RAW_COLUMNS = pa.schema(
+    [
+        ("split", pa.string()),
+        ("file", pa.string()),
+        ("row_id", pa.string()),
+        ("line", pa.int64()),  # 0 in the last row of a file, whose payload is the number of rows that were read
+        ("payload", pa.binary()),
+        ("code", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+def raw_tables(file: InputFile, split: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
+    """All rows of one input file with RAW_COLUMNS, and a last one with their number."""
+    rows: list[dict[str, Any]] = []
+    num_rows = 0
+    for line, payload in read_raw_rows(file, columns):
+        num_rows += 1
+        row = {"split": split, "file": file.path, "row_id": file.row_id(line), "line": line}
+        if isinstance(payload, RowError):
+            rows.append({**row, "code": payload.code, "reason": reason_of(payload)})
+        else:
+            rows.append({**row, "payload": payload})
+        if len(rows) == READ_ROWS:
+            yield pa.Table.from_pylist(rows, schema=RAW_COLUMNS)
+            rows = []
+    end = {"split": split, "file": file.path, "row_id": file.row_id(0), "line": 0, "payload": str(num_rows).encode()}
+    yield pa.Table.from_pylist([*rows, end], schema=RAW_COLUMNS)
+
+
+def stage_batch(
+    batch: pa.Table, renderer: Renderer, *, objective: str, columns: Mapping[str, str], directory: Path
+) -> dict[str, Any]:
+    """Write the batch's good rows as parts, one a split; return a summary that JSON can write.
+
+    parts: [split, path]. rows_read: [split, file, rows] of each file that ended here. quarantined: entries. dropped,
+    notes: counts.
+    """
+    lines: dict[str, list[RawLine]] = {}
+    summary: dict[str, Any] = {"parts": [], "rows_read": [], "quarantined": []}
+    dropped: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    for row in batch.to_pylist():
+        split = row.pop("split")
+        if row["line"]:
+            lines.setdefault(split, []).append(RawLine(**row))
+        else:
+            summary["rows_read"].append((split, row["file"], int(row["payload"])))
+    for split, of_split in lines.items():
+        part = stage(of_split, renderer, objective=objective, columns=columns)
+        if part.rows:
+            # The same rows make the same name, so that a retried task writes over what it wrote.
+            path = directory / f"{split}-{of_split[0].row_id.replace(':', '-')}-{len(of_split)}.parquet"
+            write_part(part.table(), path)
+            summary["parts"].append((split, str(path)))
+        summary["quarantined"] += part.quarantined
+        dropped.update(part.dropped)
+        notes.update(part.notes)
+    return {**summary, "dropped": dropped, "notes": notes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +124,13 @@ class Part:
         )
 
 
+def write_part(table: pa.Table, path: Path) -> None:
+    """Write a sorted part; a part written twice (a retried task) ends the same."""
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(table, temporary, row_group_size=PART_ROW_GROUP)
+    temporary.rename(path)
+
+
 def stage(lines: Iterable[RawLine], renderer: Renderer, *, objective: str, columns: Mapping[str, str]) -> Part:
     """Every line becomes a row, a quarantined one or a dropped one."""
     part = Part()
@@ -73,12 +146,13 @@ def stage(lines: Iterable[RawLine], renderer: Renderer, *, objective: str, colum
                 part.dropped[error.code] += 1
             else:
                 part.quarantined.append(
-                    {"file": line.file, "line": line.line, "code": error.code, "reason": _reason(error)}
+                    {"file": line.file, "line": line.line, "code": error.code, "reason": reason_of(error)}
                 )
     return part
 
 
-def _reason(error: RowError) -> str:
+def reason_of(error: RowError) -> str:
+    """One line for quarantine.jsonl."""
     return error.what + (f" ({error.why})" if error.why else "")
 
 

@@ -21,8 +21,6 @@ from rmray.data.prepared import COMPARISON_COLUMNS, Window
 from rmray.data.staging import STAGED_COLUMNS
 from rmray.errors import TrainingError
 
-PART_ROW_GROUP = 512  # rows: what a task reads beyond its range, at most, from each end of each part
-
 
 @dataclass(frozen=True, slots=True)
 class Holdout:
@@ -35,13 +33,6 @@ class Holdout:
         hashes = split_hashes(prompt_keys)
         above = hashes >= np.uint64(self.low)
         return above if self.high == 2**64 else above & (hashes < np.uint64(self.high))
-
-
-def write_part(table: pa.Table, path: Path) -> None:
-    """Write a sorted part; a part written twice (a retried task) ends the same."""
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(table, temporary, row_group_size=PART_ROW_GROUP)
-    temporary.rename(path)
 
 
 def part_keys(parts: Sequence[Path]) -> np.ndarray:
