@@ -156,7 +156,8 @@ def packed_attention(
     if reason:
         raise NotPackableError(reason, where=type(module).__name__)
     outputs = [_attend(group, query[0], key[0], value[0], scaling) for group in call.groups]
-    return torch.cat(outputs, dim=1).transpose(0, 1)[None], None
+    # contiguous: some layers take a view of it
+    return torch.cat(outputs, dim=1).transpose(0, 1)[None].contiguous(), None
 
 
 # What some layers pass along and attention itself does not read: positions are in the queries and keys already.

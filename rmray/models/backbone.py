@@ -78,7 +78,10 @@ class RewardBackbone(nn.Module):
         rank with nothing to do thus takes part in every collective.
         """
         if batch.num_scores == 0:
-            return self._scores(one_token_batch(batch.token_ids_T.device))[:0]
+            # Encoder-decoders read their score at an EOS, and fail where there is none.
+            config = guards.text_config(self.model)
+            token_id = config.eos_token_id if config.is_encoder_decoder else self.pad_id
+            return self._scores(one_token_batch(token_id, batch.token_ids_T.device))[:0]
         return self._scores(batch)
 
     def _scores(self, batch: FlatBatch) -> torch.Tensor:

@@ -28,7 +28,9 @@ __all__ = [
     "has_trained_head",
     "initial_head_weight",
     "load_reward_model",
+    "quiet_loading",
     "read_vocab_size",
+    "set_dropout",
 ]
 
 Gather = Callable[[list[Parameter]], AbstractContextManager[Any]]
@@ -77,7 +79,7 @@ def load_reward_model(
     config.num_labels = num_labels
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         part.pad_token_id = min(pad_id, vocab_size - 1)
-        _set_dropout(part, dropout)
+        set_dropout(part, dropout)
     # transformers draws missing weights from the global generator; ours are set below, and its state is left alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -139,7 +141,7 @@ def check_dtype(
 def _from_pretrained(name: str, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
     """The model and the names of its weights that are not in the files: those of the head at most."""
     try:
-        with _quiet():
+        with quiet_loading():
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 name,
                 config=config,
@@ -168,7 +170,7 @@ def _from_pretrained(name: str, config: PreTrainedConfig, dtype: torch.dtype) ->
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """transformers would print a report of the missing head, which is expected, and a progress bar."""
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
@@ -182,7 +184,8 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    """Set every dropout probability of a config, under whatever name, to `dropout`."""
     for field, value in list(vars(config).items()):
         if isinstance(value, int | float) and not isinstance(value, bool):
             if "dropout" in field or field.endswith("_pdrop"):

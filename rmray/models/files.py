@@ -36,6 +36,8 @@ def read_config(name: str) -> PreTrainedConfig:
             why=first_line(error),
             next_step="give a directory, or a reachable Hub id, of an architecture that transformers knows",
         ) from error
+    if getattr(config.get_text_config(), "vocab_size", None) is None:
+        raise ModelError(f"a {config.model_type} model reads no text", where=name, next_step="give a language model")
     return config
 
 

@@ -23,22 +23,21 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 def packed_refusal(model: PreTrainedModel) -> str:
     """Why `model` takes the padded forward, or "" where its structure allows the packed one."""
     config = text_config(model)
+    if getattr(config, "attn_logit_softcapping", None):
+        return "attention with a softcap is not computed over shared prefixes"
     if not has_score_head(model):
         return f"{type(model).__name__} has a classification head of its own, not a `score` over its last hidden state"
     if not is_causal(model):
         return f"{type(model).__name__} is not a causal model"
+    odd = sorted(set(getattr(config, "layer_types", None) or ()) - PACKABLE_LAYER_TYPES)
+    if odd:
+        return f"layers of type {', '.join(odd)} mix tokens in another way than causal attention"
     if not model._supports_attention_backend:
         return f"the attention of {type(model).__name__} cannot be exchanged through transformers' AttentionInterface"
     if config._attn_implementation == "eager":
         return f"{type(model).__name__} runs with eager attention only"
-    odd = sorted(set(getattr(config, "layer_types", None) or ()) - PACKABLE_LAYER_TYPES)
-    if odd:
-        return f"layers of type {', '.join(odd)} mix tokens in another way than causal attention"
     if any(isinstance(m, _CONVOLUTIONS) for m in model.modules()):
         return "convolutions mix neighbouring tokens"
-    for field in ("attn_logit_softcapping", "alibi"):
-        if getattr(config, field, None):
-            return f"attention with {field} is not computed over shared prefixes"
     for field in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob"):
         if getattr(config, field, None):
             return f"attention dropout ({field}: {getattr(config, field)}) is not computed over shared prefixes"
@@ -70,13 +69,15 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 def has_score_head(model: PreTrainedModel) -> bool:
     """True for a base model plus one Linear named `score`, as transformers' GenericForSequenceClassification is."""
+    if text_config(model).is_encoder_decoder:
+        return False
     return isinstance(getattr(model, "score", None), nn.Linear) and model.base_model is not model
 
 
 def natural_pooling(model: PreTrainedModel) -> str:
     """Where `model`, called as plain transformers does, reads its score: `last`, `first` or `mean`."""
     config: Any = text_config(model)
-    if has_score_head(model) or config.is_encoder_decoder:
+    if has_score_head(model) or config.is_encoder_decoder or is_causal(model):
         return "last"
     named = getattr(config, "classifier_pooling", None) or getattr(config, "summary_type", None)
     return named if named in ("last", "mean") else "first"

@@ -22,6 +22,6 @@ def padded_inputs(batch: FlatBatch, pad_id: int) -> tuple[torch.Tensor, torch.Te
     return input_ids_NL, mask_NL.long()
 
 
-def one_token_batch(device: torch.device) -> FlatBatch:
+def one_token_batch(token_id: int, device: torch.device) -> FlatBatch:
     """The smallest forward there is, run where a batch is empty."""
-    return build_batch([TokenGroup(np.zeros(0, np.int32), (np.zeros(1, np.int32),), (0,))]).to(device)
+    return build_batch([TokenGroup(np.zeros(0, np.int32), (np.array([token_id], np.int32),), (0,))]).to(device)

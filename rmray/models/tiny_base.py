@@ -29,12 +29,15 @@ def build_tiny_base(
     heads: int | None = None,
     max_length: int = 2048,
     seed: int = 0,
+    initializer_range: float = 0.02,
     chat_template: str | None = CHAT_TEMPLATE,
 ) -> Path:
     """Write a randomly initialised Qwen3ForCausalLM and a byte-level BPE tokenizer trained on `texts`; the directory.
 
     hidden: width in all, divided by `heads` (default: heads 32 wide, at least 2); two heads share a key where their
     number is even. vocab_size: at most so many tokens, special ones among them. max_length: positions, in tokens.
+    initializer_range: std of the random weights; about hidden**-0.5 where it shall be trained from scratch, since the
+    usual 0.02 suits widths in the thousands and leaves a narrow model on a plateau for hundreds of steps.
     The same texts, sizes and seed give the same files. Raises ValueError for sizes that do not fit each other.
     """
     heads = heads or max(2, hidden // 32)
@@ -52,6 +55,7 @@ def build_tiny_base(
         num_key_value_heads=heads // 2 if heads % 2 == 0 else heads,
         head_dim=hidden // heads,
         max_position_embeddings=max_length,
+        initializer_range=initializer_range,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,

@@ -1,0 +1,161 @@
+"""The packed attention function against attention written out, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rmray.data.batch import Segment
+from rmray.models.attention import (
+    CALL,
+    PACKED_ATTENTION,
+    NotPackableError,
+    PackedCall,
+    PlainCall,
+    longest_path,
+    packed_attention,
+    plan_attention,
+)
+from tests.models.batches import random_batch
+
+SEGMENTS = random_batch(50).segments
+
+
+class Layer(nn.Module):
+    is_causal = True
+
+
+def qkv(num_tokens: int, heads: int, key_heads: int, width: int = 8, value_width: int = 8) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(heads, width), (key_heads, width), (key_heads, value_width)]
+    return [
+        torch.randn(1, h, num_tokens, d, generator=generator, dtype=torch.float64, requires_grad=True)
+        for h, d in shapes
+    ]
+
+
+def visible(call: PackedCall) -> torch.Tensor:
+    """[T, T] bool by the definition: a token sees its own prompt and its own completion, up to itself."""
+    seen = torch.zeros(call.num_tokens, call.num_tokens, dtype=torch.bool)
+    for segment in SEGMENTS:
+        for start, length in segment.suffixes:
+            path = [*range(segment.prefix_start, segment.prefix_start + segment.prefix_len)]
+            path += range(start, start + length)
+            for i, query in enumerate(path):
+                seen[query, path[: i + 1]] = True
+    return seen
+
+
+def written_out(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Softmax attention with every key head repeated in place for the query heads that share it."""
+    repeats = query.shape[1] // key.shape[1]
+    outputs = []
+    for head in range(query.shape[1]):
+        weights = query[0, head] @ key[0, head // repeats].T * 0.5
+        weights = weights.masked_fill(~seen, float("-inf")).softmax(-1)
+        outputs.append(weights @ value[0, head // repeats])
+    return torch.stack(outputs, dim=1)[None]
+
+
+@pytest.mark.parametrize(("heads", "key_heads", "value_width"), [(4, 4, 8), (4, 2, 8), (6, 1, 8), (4, 4, 5)])
+def test_equals_attention_written_out(heads: int, key_heads: int, value_width: int) -> None:
+    call = plan_attention(SEGMENTS, "cpu")
+    ours = qkv(call.num_tokens, heads, key_heads, value_width=value_width)
+    theirs = [t.detach().clone().requires_grad_() for t in ours]
+    output, weights = packed_attention(Layer(), *ours, None, scaling=0.5, **{CALL: call})
+    expected = written_out(*theirs, visible(call))
+    assert weights is None
+    assert output.shape == (1, call.num_tokens, heads, value_width)
+    torch.testing.assert_close(output, expected, atol=1e-12, rtol=0)
+    output.square().sum().backward()
+    expected.square().sum().backward()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-11, rtol=0)
+
+
+def test_no_mask_is_larger_than_a_completion_times_its_path() -> None:
+    call = plan_attention(SEGMENTS, "cpu")
+    masks = [g.mask for g in call.groups]
+    assert [None if m is None else tuple(m.shape) for m in masks] == [(9, 26), None, (7, 15), (3, 4), None]
+    assert call.num_tokens == sum(g.num_tokens for g in call.groups)
+    assert call.longest_path == longest_path(SEGMENTS) == 26
+    assert longest_path(()) == 0
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        (Segment(1, 3, ((4, 2),)),),
+        (Segment(0, 3, ((4, 2),)),),
+        (Segment(0, 3, ()),),
+        (Segment(0, 3, ((3, 2), (6, 1))),),
+        (Segment(0, 3, ((3, 0),)),),
+    ],
+)
+def test_segments_that_do_not_follow_each_other_raise(segments: tuple[Segment, ...]) -> None:
+    with pytest.raises(ValueError, match="does not follow"):
+        plan_attention(segments, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"softcap": 30.0}, "softcap"),
+        ({"s_aux": torch.zeros(4)}, "s_aux"),
+        ({"position_bias": torch.zeros(1)}, "position_bias"),
+        ({"sinks": torch.zeros(1), "softcap": None}, "sinks"),
+        ({"sliding_window": 25}, "sliding window of 25"),
+        ({"is_causal": False}, "not causal"),
+        ({"dropout": 0.1}, "dropout"),
+        ({"attention_mask": torch.zeros(1, 1, 4, 4)}, "mask of its own"),
+        ({CALL: None}, "without its batch's segments"),
+    ],
+)
+def test_refuses_what_it_does_not_compute(arguments: dict[str, Any], words: str) -> None:
+    call = plan_attention(SEGMENTS, "cpu")
+    q, k, v = qkv(call.num_tokens, 4, 2)
+    arguments = {"attention_mask": None, CALL: call, **arguments}
+    with pytest.raises(NotPackableError, match=words):
+        packed_attention(Layer(), q, k, v, **arguments)
+
+
+def test_refuses_other_shapes_than_the_batch() -> None:
+    call = plan_attention(SEGMENTS, "cpu")
+    q, k, v = qkv(call.num_tokens + 1, 4, 2)
+    with pytest.raises(NotPackableError, match="flat batch"):
+        packed_attention(Layer(), q, k, v, None, **{CALL: call})
+    q, k, v = qkv(call.num_tokens, 4, 3)
+    with pytest.raises(NotPackableError, match="keys"):
+        packed_attention(Layer(), q, k, v, None, **{CALL: call})
+    encoder = Layer()
+    encoder.is_causal = False
+    q, k, v = qkv(call.num_tokens, 4, 2)
+    with pytest.raises(NotPackableError, match="not causal"):
+        packed_attention(encoder, q, k, v, None, **{CALL: call})
+
+
+def test_takes_what_has_no_effect() -> None:
+    call = plan_attention(SEGMENTS, "cpu")
+    q, k, v = qkv(call.num_tokens, 4, 2)
+    harmless = {"position_ids": torch.zeros(1), "softcap": None, "output_attentions": False, "sliding_window": 26}
+    plain, _ = packed_attention(Layer(), q, k, v, None, **{CALL: call})
+    output, _ = packed_attention(Layer(), q, k, v, None, **{CALL: call}, **harmless)
+    assert torch.equal(plain, output)
+
+
+def test_a_plain_call_is_transformers_own() -> None:
+    q, k, v = (t.float() for t in qkv(6, 4, 4))
+    seen = torch.ones(6, 6, dtype=torch.bool).tril()
+    output, _ = packed_attention(Layer(), q, k, v, None, scaling=0.5, **{CALL: PlainCall("sdpa")})
+    torch.testing.assert_close(output, written_out(q, k, v, seen), atol=1e-5, rtol=0)
+
+
+def test_registered_without_a_mask_function() -> None:
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    assert ALL_ATTENTION_FUNCTIONS[PACKED_ATTENTION] is packed_attention
+    assert PACKED_ATTENTION not in ALL_MASK_ATTENTION_FUNCTIONS
