@@ -49,15 +49,16 @@ def test_plain_text_is_tokenised_whole_and_ends_with_one_eos(family: Callable[[]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("prompt", ["What is two plus three?", QUESTION])
-@pytest.mark.parametrize("completion", ["five", ANSWER])
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [(QUESTION, ANSWER), (QUESTION, "five"), ("What is two plus three?", ANSWER)],
+    ids=["chat", "text-after-chat", "chat-after-text"],
+)
 def test_a_chat_goes_through_the_template_whole(
     family: Callable[[], Any], prompt: Content, completion: Content
 ) -> None:
     tokenizer = family()
     path = one(renderer_of(tokenizer), prompt, completion)
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return  # plain text, tested above
     whole = tokenizer.apply_chat_template(QUESTION + ANSWER, tokenize=False)
     opening = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
     expected = tokenizer(whole, add_special_tokens=False)["input_ids"]
