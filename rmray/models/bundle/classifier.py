@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from rmray.errors import BundleError
+from rmray.models.base import quiet_loading, set_dropout
 from rmray.models.bundle.weights import read_headers
+from rmray.models.files import first_line, tensor_from_files
 from rmray.models.guards import has_score_head, natural_pooling
 from rmray.models.heads import find_head, set_head_float32
 
@@ -42,17 +44,21 @@ def load_classifier(directory: Path, *, dtype: torch.dtype) -> PreTrainedModel:
     trained among them), weights that are NaN or infinite.
     """
     read_headers(directory)
-    load_config(directory)
+    config = load_config(directory)
+    for part in (config, config.get_text_config()):
+        set_dropout(part, 0.0)  # scoring has none, and the packed forward refuses models that have
     model: PreTrainedModel
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            directory,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with quiet_loading():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                directory,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise BundleError("transformers cannot load the model", where=str(directory), why=first_line(error)) from error
     _check_loaded(directory, model, info)
@@ -69,12 +75,10 @@ def head_to_float32(model: PreTrainedModel, directory: Path) -> None:
     """Give the head its weights as they are in the files, computed in float32: a bfloat16 head ties close pairs."""
     set_head_float32(model)
     name, head = find_head(model)
-    headers = read_headers(directory)
     for part, parameter in head.named_parameters():
-        key = f"{name}.{part}"
-        if parameter.dtype != torch.float32 and key in headers:
-            with safe_open(directory / headers[key].file, framework="pt") as file:
-                parameter.data = file.get_tensor(key).float()
+        if parameter.dtype != torch.float32:
+            exact = tensor_from_files(str(directory), f"{name}.{part}")
+            parameter.data = (parameter if exact is None else exact).detach().float()
 
 
 def plain_pooling(directory: Path) -> tuple[str, bool]:
@@ -86,8 +90,9 @@ def plain_pooling(directory: Path) -> tuple[str, bool]:
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     """The classifier's structure without any weights."""
+    auto: Any = AutoModelForSequenceClassification
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+        model: PreTrainedModel = auto.from_config(config)
     return model
 
 
@@ -128,7 +133,3 @@ def _check_finite(directory: Path, model: PreTrainedModel) -> None:
             where=str(directory),
             next_step="the model is broken: use an earlier checkpoint; a version being served stays as it is",
         )
-
-
-def first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
