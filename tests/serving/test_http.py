@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -206,10 +207,8 @@ def test_where_nothing_can_be_scored_it_is_422_and_says_why(item, code):
 def test_a_score_that_is_not_finite_never_becomes_json():
     class Leaky(ArithmeticScorer):
         def decode(self, encoded, raw):
-            nan = ScoreResult(
-                raw=float("nan"), reward=1.0, quantile=0.5, model_version="v", reference="r", num_tokens=1
-            )
-            return ScoreResponse(results=(nan, *super().decode(encoded, raw).results[1:]))
+            first, *others = super().decode(encoded, raw).results
+            return ScoreResponse(results=(replace(first, raw=float("nan")), *others))
 
     answer = post({"items": [{"prompt": "p", "completions": ["a", "bb"]}]}, Backend(Leaky()))
     first, second = answer.json()["results"][0]["completions"]
