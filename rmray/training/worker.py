@@ -143,7 +143,9 @@ def _make_engine(job: WorkerJob, checkpoint: Checkpoint | None, deepspeed: bool)
             gather=gather,
         )
         if choices.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+            # Renamed within transformers 5; the old name warns.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         return RewardBackbone(model, pooling=config.model.pooling, packed=config.model.packed)
 
     engine_type = DeepSpeedEngine if deepspeed else TorchEngine

@@ -25,7 +25,7 @@ def make_job(
     stage: int = 0,
     gradient_checkpointing: bool = False,
     bfloat16: bool = False,
-    max_tokens: int = 128,
+    max_tokens: int = 90,
     **sections: dict[str, Any],
 ) -> WorkerJob:
     """A job on CPU; sections override the config. The run directory is made."""

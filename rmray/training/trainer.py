@@ -1,0 +1,308 @@
+"""The Ray door of training: prepare, put the loop on Ray Train's workers, export the bundle. Called by `rmray train`.
+
+check the run directory -> join Ray -> prepare -> look at machine and model -> check what is resumed
+-> TorchTrainer(run_worker) with planned steps -> newest checkpoint -> bundle
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from rmray.config.train import TrainConfig
+from rmray.data.chunks import StepSource, count_steps
+from rmray.data.prepare import PreparedSet, format_ledger, prepare_for
+from rmray.data.shares import StepShare
+from rmray.data.stream import SHARD_NAME, TrainingDataConfig, iter_steps
+from rmray.errors import ClusterError, RmrayError, TrainingError
+from rmray.training import run_dir as runs
+from rmray.training.auto import Choices, Machine, ModelShape, choose
+from rmray.training.engine import Ranks
+from rmray.training.export import BUNDLE_DIR, export_run
+from rmray.training.metrics_log import METRICS_FILE, read_metrics
+from rmray.training.progress import follow, make_display
+from rmray.training.state import Checkpoint, newest_checkpoint
+from rmray.training.worker import CHECKPOINTS_DIR, WorkerJob, run_worker
+
+RAY_DIR, FAULT_FILE = "ray", "fault.json"
+LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
+FINAL_FIGURES = ("loss", "accuracy", "margin", "eval_loss", "eval_accuracy", "eval_accuracy_low", "eval_accuracy_high",
+                 "eval_ece")  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOutcome:
+    """A finished run. metrics: its number of steps, the last step's figures and the last held-out ones."""
+
+    run_dir: Path
+    bundle_dir: Path
+    metrics: dict[str, Any]
+
+
+def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> TrainOutcome:
+    """Run a training config to its bundle on the Ray that is initialised, or named by RAY_ADDRESS, or a local one.
+
+    resume: go on from the newest sound checkpoint of the run directory (from the start where there is none). overwrite:
+    delete the run directory first. Raises RunError (directory in use; a resume that does not fit), ClusterError (more
+    than the cluster has), ModelError, DataError, ConfigError, TrainingError.
+    """
+    config = _with_absolute_paths(config)
+    run_dir = Path(config.run.storage) / config.run.name
+    runs.check_free(run_dir, resume=resume, overwrite=overwrite)
+    with joined_ray():
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        workers_per_node = check_capacity(config, nodes)
+        prepared = prepare_for(config)
+        _say(format_ledger(prepared.manifest))
+        choices = _look_and_choose(config, workers_per_node)
+        identity = runs.identify(config, prepared.manifest)
+        if resume:
+            runs.check_same(run_dir, identity)
+        runs.open_run(run_dir, config, identity, overwrite=overwrite)
+        job = _make_job(run_dir, config, choices, prepared, identity)
+        _say(_describe(job))
+        checkpoint = newest_checkpoint(run_dir / CHECKPOINTS_DIR, warn=_say)
+        if checkpoint is None or checkpoint.state.step < job.num_steps:
+            _fit(job)
+            checkpoint = newest_checkpoint(run_dir / CHECKPOINTS_DIR, warn=_say)
+        if checkpoint is None:
+            raise TrainingError("the run ended without a checkpoint", where=str(run_dir))
+        metrics = final_figures(run_dir, job.num_steps)
+        _export(job, checkpoint, metrics)
+    return TrainOutcome(run_dir, run_dir / BUNDLE_DIR, metrics)
+
+
+@contextlib.contextmanager
+def joined_ray() -> Iterator[None]:
+    """The Ray that is there; else the one that RAY_ADDRESS names; else one of our own, stopped afterwards."""
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+    ray.init(address=address, logging_level=logging.WARNING, **(own if address == "local" else {}))
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_capacity(config: TrainConfig, nodes: list[dict[str, float]]) -> int:
+    """Most workers that share a node. nodes: the resources of each. Raises ClusterError where not all workers fit."""
+    workers = config.workers
+    fits = [
+        int(min(node.get("CPU", 0.0) // workers.cpus, node.get("GPU", 0.0) // workers.gpus if workers.gpus else 1e9))
+        for node in nodes
+    ]
+    if sum(fits) < workers.num:
+        cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+        raise ClusterError(
+            f"{workers.num} workers do not fit in the cluster",
+            where="workers",
+            why=f"{workers.num} x ({workers.cpus} CPUs, {workers.gpus} GPUs) are asked for; {len(nodes)} node(s) have "
+            f"{cpus:g} CPUs and {gpus:g} GPUs in all, room for {sum(fits)}",
+            next_step="lower workers.num, workers.cpus or workers.gpus, or add nodes",
+        )
+    return min(max(fits), workers.num)
+
+
+def final_figures(run_dir: Path, num_steps: int) -> dict[str, Any]:
+    """What the last step and the last held-out evaluation came to, from the metrics file."""
+    merged: dict[str, Any] = {}
+    for line in read_metrics(run_dir / METRICS_FILE):
+        merged |= line
+    return {"steps": num_steps, **{key: merged[key] for key in FINAL_FIGURES if key in merged}}
+
+
+def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """Workers run in another folder: what is a path here becomes an absolute one."""
+    base = Path(config.model.base).expanduser()
+    model = config.model.model_copy(update={"base": str(base.resolve())} if base.is_dir() else {})
+    storage = str(Path(config.run.storage).expanduser().resolve())
+    return config.model_copy(update={"model": model, "run": config.run.model_copy(update={"storage": storage})})
+
+
+def _look_and_choose(config: TrainConfig, workers_per_node: int) -> Choices:
+    """Resolve `auto` by what a task with a worker's resources finds."""
+    workers = config.workers
+    look = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_retries=0)(_look)
+    shape, machine = _get(look.remote(config.model.base, bool(workers.gpus), workers_per_node))
+    return choose(config, shape, machine)
+
+
+def _look(base: str, gpu: bool, workers_here: int) -> tuple[ModelShape, Machine]:
+    from rmray.training.machine import inspect_machine, inspect_model
+
+    return inspect_model(base), inspect_machine(gpu=gpu, workers_here=workers_here)
+
+
+def _get(reference: Any) -> Any:
+    """The value of a task; a fault of ours is raised as it was, without the task's traceback around it."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RmrayError):
+            raise error.cause from None
+        raise
+
+
+def _make_job(
+    run_dir: Path, config: TrainConfig, choices: Choices, prepared: PreparedSet, identity: dict[str, Any]
+) -> WorkerJob:
+    source = StepSource(
+        prepared_dir=str(prepared.directory),
+        seed=config.run.seed,
+        global_batch_size=config.optim.global_batch_size,
+        max_micro_batch_tokens=choices.max_micro_batch_tokens,
+        epochs=config.optim.epochs,
+        max_steps=config.optim.max_steps,
+    )
+    return WorkerJob(
+        run_dir=str(run_dir),
+        config=config,
+        choices=choices,
+        source=source,
+        num_steps=count_steps(source).num_steps,
+        pad_id=int(prepared.manifest.render_rules["pad_id"]),
+        identity=identity,
+    )
+
+
+def _describe(job: WorkerJob) -> str:
+    choices, workers = job.choices, job.config.workers
+    dtype = "bfloat16" if choices.bfloat16 else "float32"
+    return (
+        f"training {job.num_steps} steps on {workers.num} worker(s) ({choices.device}), ZeRO stage "
+        f"{choices.zero_stage}, {dtype}, at most {choices.max_micro_batch_tokens} tokens a forward"
+        + (", gradient checkpointing" if choices.gradient_checkpointing else "")
+        + f" -> {job.run_dir}"
+    )
+
+
+def _fit(job: WorkerJob) -> None:
+    """Run the workers, showing their progress, until the last step is saved."""
+    config, run_dir = job.config, Path(job.run_dir)
+    shutil.rmtree(run_dir / RAY_DIR, ignore_errors=True)
+    (run_dir / FAULT_FILE).unlink(missing_ok=True)
+    trainer = TorchTrainer(
+        _train_on_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(
+            backend="nccl" if job.choices.device == "cuda" else "gloo", timeout_s=int(config.workers.timeout_s)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=config.workers.num,
+            use_gpu=bool(config.workers.gpus),
+            resources_per_worker={"CPU": config.workers.cpus, **({"GPU": 1} if config.workers.gpus else {})},
+        ),
+        run_config=RunConfig(  # type: ignore[call-arg]
+            name=RAY_DIR,
+            storage_path=str(run_dir),
+            failure_config=FailureConfig(max_failures=config.workers.max_failures),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+        datasets={**TrainingDataConfig.datasets()},
+        dataset_config=TrainingDataConfig(job.source, start_step=_StartStep(str(run_dir / CHECKPOINTS_DIR))),
+    )
+    try:
+        with follow(run_dir / METRICS_FILE, make_display(job.num_steps)):
+            trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _fault_of(error, run_dir) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _StartStep:
+    """Finds the step that a (re)started worker group begins with, as the workers do."""
+
+    checkpoints: str
+
+    def __call__(self) -> int:
+        checkpoint = newest_checkpoint(Path(self.checkpoints))
+        return checkpoint.state.step if checkpoint else 0
+
+
+def _train_on_worker(payload: dict[str, Any]) -> None:
+    job: WorkerJob = payload["job"]
+    if job.choices.device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it announces every report of every rank
+    fault = Path(job.run_dir, FAULT_FILE)
+    if fault.exists():  # a fault of ours would only come again: do not spend the restarts on it
+        raise TrainingError("the run has failed", where=str(fault))
+
+    def shares(start_step: int, ranks: Ranks) -> Iterable[StepShare]:
+        return iter_steps(
+            ray.train.get_dataset_shard(SHARD_NAME),
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            start_step=start_step,
+            num_steps=job.num_steps,
+        )
+
+    try:
+        run_worker(replace(job, choices=_on_device(job.choices)), shares, report=ray.train.report)
+    except RmrayError as error:
+        _write_fault(fault, error)
+        raise
+
+
+def _on_device(choices: Choices) -> Choices:
+    """A worker's own GPU instead of just `cuda`."""
+    if choices.device != "cuda":
+        return choices
+    from ray.train.torch import get_device
+
+    return replace(choices, device=str(get_device()))
+
+
+def _write_fault(path: Path, error: RmrayError) -> None:
+    text = json.dumps({"what": error.what, "where": error.where, "why": error.why, "next_step": error.next_step})
+    with contextlib.suppress(FileExistsError), path.open("x") as file:  # the first rank's counts
+        file.write(text)
+
+
+def _fault_of(error: ray.train.TrainingFailedError, run_dir: Path) -> RmrayError:
+    """What the user is told when the workers have given up."""
+    path = run_dir / FAULT_FILE
+    if path.exists():
+        return TrainingError(**json.loads(path.read_text()))
+    failures = getattr(error, "worker_failures", {})
+    first = next(iter(failures.items()), None)
+    why = f"rank {first[0]}: {first[1]!s:.2000}" if first else str(error)[:2000]
+    return TrainingError(
+        "the workers failed more often than workers.max_failures allows",
+        where=str(run_dir),
+        why=why,
+        next_step="mend the cause and run the same command with --resume: it goes on from the newest checkpoint",
+    )
+
+
+def _export(job: WorkerJob, checkpoint: Checkpoint, metrics: dict[str, Any]) -> None:
+    """Make the bundle, in a task with a worker's resources."""
+    workers = job.config.workers
+    export = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_retries=0)(_export_on_worker)
+    _get(export.remote(job, str(checkpoint.model_dir), metrics))
+
+
+def _export_on_worker(job: WorkerJob, model_dir: str, metrics: dict[str, Any]) -> None:
+    export_run(job, Path(model_dir), metrics)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

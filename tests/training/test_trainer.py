@@ -1,0 +1,128 @@
+"""One whole run through Ray: prepare, two ZeRO-3 workers, bundle; and what a second command in its directory gets."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rmray.config import load_config
+from rmray.config.train import TrainConfig
+from rmray.errors import ClusterError, RunError
+from rmray.models.bundle import load_bundle
+from rmray.models.scorer import score_requests
+from rmray.schema import ScoreRequest, ScoreResult
+from rmray.training.metrics_log import read_metrics
+from rmray.training.trainer import TrainOutcome, check_capacity, train
+
+ANIMALS = ("fox", "dog", "cat", "owl", "bee", "ant", "hen", "elk")
+
+
+def write_preferences(path: Path, num_rows: int) -> None:
+    """Answers that name the animal asked for are better than those that name another."""
+    rng = random.Random(0)
+    rows = []
+    for i in range(num_rows):
+        asked, other = rng.sample(ANIMALS, 2)
+        prompt = f"Question {i // 2}: which animal is the {asked}? "
+        rows.append({"prompt": prompt, "chosen": f"the {asked}.", "rejected": f"the {other}."})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> TrainConfig:
+    directory = tmp_path_factory.mktemp("train")
+    write_preferences(directory / "pairs.jsonl", 160)
+    return TrainConfig.model_validate(
+        {
+            "run": {"name": "tiny", "storage": str(directory / "runs")},
+            "data": {"train": [str(directory / "pairs.jsonl")], "holdout": 0.2, "max_length": 64},
+            "model": {"base": str(tiny_base)},
+            "optim": {"lr": 3e-3, "global_batch_size": 16},
+            "workers": {"num": 2, "zero_stage": 3, "timeout_s": 60},
+            "checkpoint": {"every_steps": 4, "keep": 2},
+            "evaluate": {"every_steps": 4},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def outcome(config: TrainConfig, ray_cluster: None) -> TrainOutcome:
+    return train(config)
+
+
+def test_the_run_directory_holds_what_was_promised(config: TrainConfig, outcome: TrainOutcome) -> None:
+    run_dir = outcome.run_dir
+    assert run_dir == Path(config.run.storage) / "tiny"
+    assert load_config(TrainConfig, run_dir / "config.yaml") == config
+    assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == ["step-00000004", "step-00000008"]
+    assert list((run_dir / "tensorboard").iterdir())
+    steps = [line for line in read_metrics(run_dir / "metrics.jsonl") if "eval_loss" not in line]
+    assert [line["step"] for line in steps] == list(range(8))
+    wanted = {"step", "loss", "accuracy", "margin", "grad_norm", "lr", "pairs", "tokens", "pairs_per_s", "row_ids_hash"}
+    assert all(wanted <= set(line) for line in steps)
+    assert sum(line["pairs"] for line in steps) == 128
+    evaluations = [line for line in read_metrics(run_dir / "metrics.jsonl") if "eval_loss" in line]
+    assert [line["step"] for line in evaluations] == [3, 7]
+    assert {"eval_accuracy", "eval_accuracy_low", "eval_accuracy_high", "eval_ece"} <= set(evaluations[0])
+    assert outcome.metrics["steps"] == 8
+    assert outcome.metrics["eval_loss"] == evaluations[-1]["eval_loss"]
+
+
+def test_the_bundle_scores(outcome: TrainOutcome) -> None:
+    scorer = load_bundle(outcome.bundle_dir)
+    response = score_requests(scorer, [ScoreRequest(prompt="Which animal? ", completions=("the fox.", "the dog."))])[0]
+    assert all(isinstance(result, ScoreResult) for result in response.results)
+    assert scorer.info.max_length == 64
+
+
+def test_a_directory_in_use_asks_what_to_do(config: TrainConfig, outcome: TrainOutcome) -> None:
+    with pytest.raises(RunError, match="--resume") as caught:
+        train(config)
+    assert "--overwrite" in str(caught.value)
+
+
+def test_a_finished_run_resumes_to_itself(config: TrainConfig, outcome: TrainOutcome) -> None:
+    before = (outcome.run_dir / "metrics.jsonl").read_text()
+    again = train(config, resume=True)
+    assert (outcome.run_dir / "metrics.jsonl").read_text() == before
+    assert again.metrics == outcome.metrics
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "shown"),
+    [
+        ("optim", {"lr": 1e-3}, "optim.lr: 0.003 -> 0.001"),
+        ("run", {"seed": 1}, "run.seed: 0 -> 1"),
+        ("objective", {"center": 0.01}, "objective.center: 0.0 -> 0.01"),
+    ],
+)
+def test_a_changed_run_is_not_resumed(
+    config: TrainConfig, outcome: TrainOutcome, section: str, change: dict[str, Any], shown: str
+) -> None:
+    changed = config.model_copy(update={section: getattr(config, section).model_copy(update=change)})
+    with pytest.raises(RunError, match="not the same") as caught:
+        train(changed, resume=True)
+    assert shown in str(caught.value)
+
+
+def test_more_workers_than_the_cluster_has(config: TrainConfig, ray_cluster: None) -> None:
+    workers = config.workers.model_copy(update={"num": 64, "gpus": 1})
+    optim = config.optim.model_copy(update={"global_batch_size": 64})
+    run = config.run.model_copy(update={"name": "too-large"})
+    with pytest.raises(ClusterError, match="64 workers do not fit") as caught:
+        train(config.model_copy(update={"workers": workers, "optim": optim, "run": run}))
+    assert "8 CPUs and 0 GPUs in all, room for 0" in str(caught.value)
+    assert not (Path(config.run.storage) / "too-large").exists()
+
+
+def test_capacity_is_counted_by_node(config: TrainConfig) -> None:
+    # A worker is not cut in two: 2 x 3 CPUs hold two workers of 2 CPUs each, not three.
+    workers = config.workers.model_copy(update={"num": 3, "cpus": 2})
+    nodes = [{"CPU": 3.0}, {"CPU": 3.0, "GPU": 1.0}]
+    with pytest.raises(ClusterError, match="room for 2"):
+        check_capacity(config.model_copy(update={"workers": workers}), nodes)
+    assert check_capacity(config, nodes) == 2
