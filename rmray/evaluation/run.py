@@ -105,8 +105,6 @@ class _PairLog:
         self.unordered += not pairs
         scored = [(b, w, sb, sw) for b, w in pairs if (sb := scores[b]) is not None and (sw := scores[w]) is not None]
         self.unscored_pairs += len(pairs) - len(scored)
-        if not scored:
-            return
         prompt = self.prompt_numbers.setdefault(prompt_key(comparison), len(self.prompt_numbers))
         chars = [num_chars(completion) for completion in comparison.completions]
         self.first_P.extend(chosen_is_first((f"{row_id}:{b}:{w}" for b, w, _, _ in scored), seed=self.seed).tolist())

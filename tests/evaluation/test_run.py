@@ -162,6 +162,7 @@ def test_nothing_is_lost_silently():
     assert "Quarantined (missing_field): 2 rows, the first at data.jsonl:2: no `rejected`" in text
     assert "Quarantined (blank_completion): 1 row, the first at file:9, line 9" in text
     assert "No score (over_length): 1 completion, the first at row file:3, completion 1: too long" in text
+    assert "No score (non_finite): 3 completions, the first at row file:6, completion 0" in text
     assert "1 comparisons tie throughout" in text
     strict_json(out)
 
@@ -203,6 +204,16 @@ def test_notes_compare_with_chance_and_with_length():
     assert any("not clearly better than length alone" in note for note in length.notes)
     clear = scored([(1.0, 0.0)] * 40 + [(0.0, 1.0)] * 2)
     assert clear.notes == ()
+    # Longer wins 24 of 40, the scores 38 of 40: clearly better than length, and nothing to say.
+    records = [pair(f"{int(i > 1)} a" + "a" * (i % 5 > 1), f"{int(i < 2)} b", prompt=f"p{i}") for i in range(40)]
+    better = evaluate(ArithmeticScorer(by_first_word), numbered(records))
+    assert (better.accuracy, better.length_rule_accuracy, better.notes) == (0.95, 0.6, ())
+
+
+def test_a_note_says_why_no_temperature_fits():
+    assert any("No temperature fits: no pair is lost" in note for note in scored([(1, 0), (3, 2)]).notes)
+    lost = scored([(1, 0), (0, 3)])
+    assert any("No temperature fits: the mean gap is not positive" in note for note in lost.notes)
 
 
 def test_token_ids_carry_the_scorers_tokenizer_and_text_does_not():

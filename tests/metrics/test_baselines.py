@@ -26,6 +26,11 @@ def test_a_word_that_winners_use_is_found():
     assert bag_of_words_baseline(pairs[:200], pairs[200:]).accuracy > 0.95
 
 
+def test_a_word_seen_once_has_no_weight():
+    train = [("yes yes once", "no no"), ("yes", "no")]
+    assert bag_of_words_baseline(train, [("once", "never")]).ties == 1
+
+
 def test_a_form_that_winners_have_is_found_by_surface_alone():
     rng = np.random.default_rng(0)
     pairs = [(f"- {sentence(rng)}\n- {sentence(rng)}", f"{sentence(rng)}\n{sentence(rng)}") for _ in range(300)]
