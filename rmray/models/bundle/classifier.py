@@ -18,7 +18,7 @@ from rmray.models.heads import find_head, set_head_float32
 
 
 def load_config(directory: Path) -> PretrainedConfig:
-    """The model's config. Raises BundleError: none, unknown to transformers, code of its own, more than one label."""
+    """The model's config. Raises BundleError: none, unknown to transformers, no classifier, more than one label."""
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -28,11 +28,18 @@ def load_config(directory: Path) -> PretrainedConfig:
             why=first_line(error),
             next_step="rmray runs the architectures of transformers and never code that comes with a model",
         ) from error
+    kind = next(iter(config.architectures or ()), "ForSequenceClassification")
+    if not kind.endswith("ForSequenceClassification"):
+        raise BundleError(
+            f"the model is a {kind}, not a reward model: it has no head that gives one score",
+            where=str(directory / "config.json"),
+            next_step="train one from it (`rmray train`), or take a sequence classifier with num_labels 1",
+        )
     if config.num_labels != 1:
         raise BundleError(
             f"the model has {config.num_labels} labels, and a scalar reward model has one",
             where=str(directory / "config.json"),
-            next_step="take a model with num_labels 1; a base model is trained first (`rmray train`)",
+            next_step="take a model with num_labels 1",
         )
     return config
 

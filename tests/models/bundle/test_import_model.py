@@ -198,7 +198,7 @@ def import_of(directory: Path, reference_file: Path, tmp_path: Path) -> str:
 
 
 def test_base_model_and_untrained_heads_are_refused(tiny_base: Path, reference_file: Path, tmp_path: Path) -> None:
-    assert "2 labels" in import_of(tiny_base, reference_file, tmp_path)
+    assert "is a Qwen3ForCausalLM, not a reward model" in import_of(tiny_base, reference_file, tmp_path)
     base = save_classifier(tiny_base, tmp_path / "base")
     tensors = load_file(base / "model.safetensors")
     del tensors["score.weight"]
