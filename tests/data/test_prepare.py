@@ -1,0 +1,407 @@
+"""The whole of prepare on a real Ray: what is kept, held out, quarantined and found again."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rmray.config.train import DataConfig, TrainConfig
+from rmray.data.prepare import PreparedSet, format_ledger, prepare, prepare_for
+from rmray.data.prepared import Row, load_manifest, read_window
+from rmray.data.render import Renderer, RenderRules
+from rmray.data.sources import find_files, read_records
+from rmray.data.tokenizer import load_tokenizer, tokenizer_hash
+from rmray.errors import ConfigError, DataError, ModelError
+from rmray.schema import Comparison
+from tests.data.tokenizers import llama_like, qwen_like
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture(scope="module")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    qwen_like().save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def rules(tokenizer_dir: str) -> RenderRules:
+    return RenderRules.for_tokenizer(load_tokenizer(tokenizer_dir), max_length=64)
+
+
+def pair(i: int, **more: Any) -> dict[str, Any]:
+    """Row i: three rows a prompt."""
+    return {"prompt": f"Question {i // 3}? ", "chosen": f"good {i}", "rejected": f"bad {i}", **more}
+
+
+def write_rows(path: Path, rows: list[Any]) -> str:
+    lines = [r if isinstance(r, bytes) else json.dumps(r).encode() for r in rows]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return str(path)
+
+
+def rows_of(prepared: PreparedSet, split: str) -> list[Row]:
+    return [row for w in getattr(prepared.manifest, split).windows for row in read_window(prepared.directory, w)]
+
+
+class Preparing:
+    """prepare() with the suite's tokenizer, rules and a folder of its own."""
+
+    def __init__(self, root: Path, tokenizer_dir: str, rules: RenderRules) -> None:
+        self.root, self.tokenizer_dir, self.rules = root, tokenizer_dir, rules
+
+    def __call__(self, rules: RenderRules | None = None, **data: Any) -> PreparedSet:
+        return prepare(
+            DataConfig(**data),
+            tokenizer_dir=self.tokenizer_dir,
+            output_root=str(self.root / "prepared"),
+            rules=rules or self.rules,
+            objective="bradley_terry",
+        )
+
+
+@pytest.fixture
+def preparing(tmp_path: Path, tokenizer_dir: str, rules: RenderRules) -> Preparing:
+    return Preparing(tmp_path, tokenizer_dir, rules)
+
+
+def test_every_good_row_is_kept_rendered_and_laid_out(
+    preparing: Preparing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmray.data.keys.WINDOW_ROWS", 20)
+    monkeypatch.setattr("rmray.data.prepare.PART_ROWS", 50)
+    monkeypatch.setattr("rmray.data.prepare.WINDOWS_PER_TASK", 3)
+    plain = write_rows(tmp_path / "plain.jsonl", [pair(i) for i in range(200)])
+    zipped = tmp_path / "zipped.jsonl.gz"
+    zipped.write_bytes(gzip.compress(b"\n".join(json.dumps(pair(i)).encode() for i in range(200, 330))))
+    prepared = preparing(train=[plain, str(zipped)])
+    assert not prepared.cached
+    assert prepared.manifest == load_manifest(prepared.directory)
+    assert prepared.manifest.ledger() == {"rows_in": 330, "train": 330, "eval": 0, "quarantined": 0, "dropped": 0}
+    assert [i["num_rows"] for i in prepared.manifest.inputs] == [200, 130]
+    assert prepared.manifest.notes == {"prompts": 110, "max_prompt_rows": 3}
+
+    # The same rows as reading and rendering without Ray gives.
+    renderer = Renderer(load_tokenizer(preparing.tokenizer_dir), preparing.rules)
+    expected = {}
+    for source in (plain, str(zipped)):
+        for row_id, _, record in read_records(source, objective="bradley_terry"):
+            assert isinstance(record, Comparison)
+            expected[row_id] = renderer.render_group(record.prompt, record.completions)
+    rows = rows_of(prepared, "train")
+    assert {r.row_id for r in rows} == set(expected)
+    for row in rows:
+        assert [row.group.path(k).tolist() for k in range(2)] == [
+            expected[row.row_id].path(k).tolist() for k in range(2)
+        ]
+        assert row.group.prompt_lens == expected[row.row_id].prompt_lens
+
+    # Layout: about 20 rows a window, whole prompts, in the order of (prompt key, row id).
+    assert len(prepared.manifest.train.windows) == 17
+    assert [(r.prompt_key, r.row_id) for r in rows] == sorted((r.prompt_key, r.row_id) for r in rows)
+    windows = [{r.prompt_key for r in read_window(prepared.directory, w)} for w in prepared.manifest.train.windows]
+    assert sum(map(len, windows)) == 110
+    for window in prepared.manifest.train.windows:
+        assert window.num_tokens == sum(r.group.num_tokens for r in read_window(prepared.directory, window))
+    assert sorted(p.name for p in prepared.directory.iterdir()) == ["manifest.json", "quarantine.jsonl", "train"]
+
+
+def test_every_row_is_accounted_for(preparing: Preparing, tmp_path: Path) -> None:
+    bad = {
+        b"{broken": "broken_json",
+        b'{"prompt": "\xff"}': "invalid_utf8",
+        b'{"prompt": "a\0"}': "nul_character",
+        b"[]": "not_an_object",
+        json.dumps({"prompt": "p", "chosen": "a"}).encode(): "missing_field",
+        json.dumps(pair(0, rejected=None)).encode(): "blank_completion",
+        json.dumps(pair(0, rejected="good 0")).encode(): "identical_completions",
+        json.dumps({"chosen": "yes", "rejected": "no"}).encode(): "prompts_differ",
+        json.dumps(pair(0, prompt=[{"role": "robot", "content": "q"}])).encode(): "unknown_role",
+        json.dumps(pair(0, prompt=[{"role": "assistant", "content": "q"}])).encode(): "assistant_first",
+        json.dumps(pair(0, margin=float("nan"))).encode(): "bad_number",
+        json.dumps({"chosen_ids": [1, 10**6], "rejected_ids": [1, 2]}).encode(): "bad_token_ids",
+    }
+    good = [pair(i) for i in range(3, 103)]
+    dropped = [pair(0, chosen="long " * 100), {"prompt": "p", "completions": ["a", "b"], "scores": [1, 1]}]
+    path = write_rows(tmp_path / "rows.jsonl", [*good, *bad, *dropped])
+    prepared = preparing(train=[path], holdout=0.1, max_quarantined=0.2)
+    manifest = prepared.manifest
+    assert manifest.quarantined == dict.fromkeys(sorted(bad.values()), 1)
+    assert manifest.dropped == {"all_tied": 1, "over_length": 1}
+    assert manifest.ledger()["rows_in"] == 114
+    assert sum(manifest.ledger().values()) == 2 * 114
+    entries = [json.loads(line) for line in (prepared.directory / "quarantine.jsonl").read_text().splitlines()]
+    assert [(e["file"], e["line"], e["code"]) for e in entries] == [
+        (path, line, code) for line, code in enumerate(bad.values(), start=101)
+    ]
+    assert all(e["reason"] for e in entries)
+    first, *_ = format_ledger(manifest).splitlines()
+    ledger = manifest.ledger()
+    assert first == (f"rows in 114 = train {ledger['train']} + eval {ledger['eval']} + quarantined 12 + dropped 2")
+
+
+def test_too_many_bad_rows_stop_the_job_and_leave_their_list(preparing: Preparing, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [*(pair(i) for i in range(8)), b"{broken", {"prompt": "p", "text": "a"}])
+    with pytest.raises(DataError, match=r"20.0% of the rows are bad, 10.0% are allowed") as error:
+        preparing(train=[path])
+    assert "broken_json" in error.value.why
+    assert f"{path} line 9" in error.value.why
+    kept = Path(error.value.where)
+    assert [json.loads(line)["line"] for line in kept.read_text().splitlines()] == [9, 10]
+    assert list((tmp_path / "prepared").iterdir()) == [kept]  # no half-made set is left
+    prepared = preparing(train=[path], max_quarantined=0.2)
+    assert prepared.manifest.ledger()["quarantined"] == 2
+    with pytest.raises(DataError, match="are allowed"):  # the limit holds for a set that lies there already
+        preparing(train=[path], max_quarantined=0.1)
+
+
+def test_a_wrong_column_name_says_what_the_rows_have(preparing: Preparing, tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{i} ", "better": "a", "worse": "b"} for i in range(5)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match=r"100.0% of the rows are bad") as error:
+        preparing(train=[path])
+    assert "the row has: prompt, better, worse" in error.value.why
+    with pytest.raises(ConfigError, match="did you mean `chosen`"):
+        preparing(train=[path], columns={"choosen": "better"})
+    columns = {"chosen": "better", "rejected": "worse"}
+    assert preparing(train=[path], columns=columns).manifest.ledger()["train"] == 5
+
+
+def test_no_row_left_is_an_error(preparing: Preparing, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [pair(i, chosen="long " * 100) for i in range(3)])
+    with pytest.raises(DataError, match="no row is left in train") as error:
+        preparing(train=[path])
+    assert "3 over_length" in error.value.why
+
+
+# Bad input 6: duplicate and contradicting pairs are kept, counted, reported.
+
+
+def test_repeated_rows_are_kept_and_reported(preparing: Preparing, tmp_path: Path) -> None:
+    swapped = {"prompt": pair(0)["prompt"], "chosen": "bad 0", "rejected": "good 0"}
+    path = write_rows(tmp_path / "rows.jsonl", [pair(0), pair(1), pair(1), swapped, pair(7)])
+    manifest = preparing(train=[path]).manifest
+    assert manifest.ledger()["train"] == 5
+    assert (manifest.notes["duplicate_rows"], manifest.notes["contradicting_rows"]) == (1, 2)
+    assert "2 rows contradict" in format_ledger(manifest)
+
+
+# Bad input 9 and 10: over-length by the chosen policy; special tokens in text are made harmless and counted.
+
+
+def test_truncation_is_a_choice_and_counted(preparing: Preparing, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [pair(0), pair(4, prompt="Long " * 60)])
+    assert preparing(train=[path]).manifest.dropped == {"over_length": 1}
+    prepared = preparing(train=[path], rules=replace(preparing.rules, over_length="truncate_prompt"))
+    assert prepared.manifest.notes["truncated_rows"] == 1
+    assert max(r.group.max_path_len for r in rows_of(prepared, "train")) == 64
+
+
+def test_template_tokens_in_text_are_reported(preparing: Preparing, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [pair(0), pair(4, chosen="x <|im_end|>\n<|im_start|>user y")])
+    prepared = preparing(train=[path])
+    assert prepared.manifest.notes["rows_with_escaped_special_tokens"] == 1
+    assert "1 rows hold special tokens" in format_ledger(prepared.manifest)
+    start = qwen_like().convert_tokens_to_ids("<|im_start|>")
+    assert not any(start in r.group.path(k) for r in rows_of(prepared, "train") for k in range(2))
+
+
+# Splits.
+
+
+@pytest.mark.parametrize(("holdout", "prompts"), [(0.2, 8), (5, 5)])
+def test_the_holdout_is_by_prompt(preparing: Preparing, tmp_path: Path, holdout: float, prompts: int) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [pair(i) for i in range(120)])
+    prepared = preparing(train=[path], holdout=holdout)
+    held_out, train = ({r.prompt_key for r in rows_of(prepared, s)} for s in ("eval", "train"))
+    assert len(held_out) == prompts
+    assert not held_out & train
+    assert prepared.manifest.ledger()["eval"] == 3 * prompts
+    # Which prompts are held out follows from the prompts: neither from the file's order nor from other columns.
+    other = write_rows(tmp_path / "other.jsonl", [pair(i, source="s") for i in reversed(range(120))])
+    assert {r.prompt_key for r in rows_of(preparing(train=[other], holdout=holdout), "eval")} == held_out
+
+
+def test_a_holdout_that_leaves_nothing_is_refused(preparing: Preparing, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [pair(i) for i in range(9)])
+    with pytest.raises(DataError, match="holding out 3 of 3 prompts"):
+        preparing(train=[path], holdout=3)
+
+
+# Bad input 13: train and eval overlap.
+
+
+def test_prompts_in_train_and_eval_are_warned_of(
+    preparing: Preparing, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = write_rows(tmp_path / "train.jsonl", [pair(i) for i in range(30)])
+    held_out = write_rows(tmp_path / "eval.jsonl", [pair(i, source="e") for i in range(24, 36)])
+    for _ in range(2):  # made, then found
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "rmray"):
+            prepared = preparing(train=[train], eval=[held_out])
+        assert "train and eval share 2 prompts: 6 of 12 eval rows" in caplog.text
+    assert prepared.cached
+    assert "2 prompts are in train and in eval" in format_ledger(prepared.manifest)
+    with pytest.raises(DataError, match="share 2 prompts"):
+        preparing(train=[train], eval=[held_out], strict_overlap=True)
+
+
+def test_strict_overlap_refuses_before_a_set_is_there(preparing: Preparing, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [pair(0)])
+    with pytest.raises(DataError, match="share 1 prompts"):
+        preparing(train=[path], eval=[path], strict_overlap=True)
+    assert not list((tmp_path / "prepared").iterdir())
+
+
+# Bad input 12: an empty or cut-off file stops the job, named, whoever finds it.
+
+
+def test_a_damaged_file_comes_out_of_ray_as_itself(preparing: Preparing, tmp_path: Path) -> None:
+    good = write_rows(tmp_path / "good.jsonl", [pair(i) for i in range(9)])
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress(json.dumps(pair(1)).encode() * 100)[:-20])
+    with pytest.raises(DataError, match="cut off") as error:
+        preparing(train=[good, str(cut)])
+    assert type(error.value) is DataError
+    assert error.value.where == str(cut)
+    assert not list((tmp_path / "prepared").iterdir())
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(DataError, match="empty"):
+        preparing(train=[good, str(tmp_path / "empty.jsonl")])
+
+
+def test_a_file_given_twice_is_refused(preparing: Preparing, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [pair(0)])
+    copy = write_rows(tmp_path / "copy.jsonl", [pair(0)])
+    with pytest.raises(DataError, match=r"given twice in data.train"):
+        preparing(train=[path, copy])
+
+
+# The cache.
+
+
+def test_a_second_run_reads_the_first_ones_set(preparing: Preparing, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [pair(i) for i in range(9)])
+    first = preparing(train=[path])
+    written = (first.directory / "manifest.json").stat().st_mtime_ns
+    moved = tmp_path / "moved.jsonl"
+    Path(path).rename(moved)
+    second = preparing(train=[str(moved)])
+    assert (second.directory, second.cached) == (first.directory, True)
+    assert second.manifest == first.manifest
+    assert (first.directory / "manifest.json").stat().st_mtime_ns == written
+
+
+def test_whatever_changes_the_rows_changes_the_set(preparing: Preparing, tmp_path: Path, tmp_path_factory: Any) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [pair(i, better="x") for i in range(9)])
+    other = write_rows(tmp_path / "other.jsonl", [pair(i) for i in range(10)])
+    directories = [
+        preparing(train=[path]).directory,
+        preparing(train=[path], holdout=1).directory,
+        preparing(train=[path], columns={"chosen": "better"}).directory,
+        preparing(train=[path], rules=replace(preparing.rules, max_length=63)).directory,
+        preparing(train=[other]).directory,
+        preparing(train=[path], eval=[other]).directory,
+    ]
+    llama = tmp_path_factory.mktemp("llama")
+    llama_like().save_pretrained(llama)
+    with pytest.raises(ModelError, match="another tokenizer"):
+        Preparing(tmp_path, str(llama), preparing.rules)(train=[path])
+    rules = RenderRules.for_tokenizer(load_tokenizer(str(llama)), max_length=64)
+    directories.append(Preparing(tmp_path, str(llama), rules)(train=[path]).directory)
+    assert len(set(directories)) == len(directories)
+
+
+def test_a_set_without_its_manifest_is_made_again(preparing: Preparing, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [pair(i) for i in range(9)])
+    first = preparing(train=[path])
+    (first.directory / "manifest.json").unlink()
+    (first.directory / "train" / "window-00009.parquet").write_bytes(b"left by a run that was killed")
+    second = preparing(train=[path])
+    assert not second.cached
+    assert len(rows_of(second, "train")) == 9
+    assert len(list((second.directory / "train").iterdir())) == 1
+
+
+# Other inputs, and the whole config.
+
+
+def test_datasets_csv_and_parquet_go_the_same_way(preparing: Preparing, tmp_path: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    saved = datasets.Dataset.from_list([pair(i) for i in range(10)])
+    saved.save_to_disk(tmp_path / "saved")
+    datasets.Dataset.from_list([pair(i) for i in range(10, 20)]).to_parquet(tmp_path / "rows.parquet")
+    datasets.Dataset.from_list([pair(i) for i in range(20, 30)]).to_csv(tmp_path / "rows.csv")
+    chats = [
+        {"chosen": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": a}], "rejected":
+         [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "no"}]} for i, a in enumerate("abc")
+    ]  # fmt: skip
+    (tmp_path / "chats.json").write_text(json.dumps(chats))
+    sources = [str(tmp_path / name) for name in ("saved", "rows.parquet", "rows.csv", "chats.json")]
+    prepared = preparing(train=sources)
+    assert prepared.manifest.ledger()["train"] == 33
+    files = Counter(r.row_id.split(":")[0] for r in rows_of(prepared, "train"))
+    assert files == {find_files(s)[0].digest[:16]: n for s, n in zip(sources, (10, 10, 10, 3), strict=True)}
+
+
+def test_a_training_config_prepares_for_its_base(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # relative paths: workers run elsewhere
+    write_rows(tmp_path / "rows.jsonl", [pair(i) for i in range(30)])
+    config = TrainConfig.model_validate(
+        {"data": {"train": ["rows.jsonl"], "holdout": 0.2}, "model": {"base": str(tiny_base)}}
+    )
+    prepared = prepare_for(config)
+    assert prepared.directory.parent == tmp_path / "runs" / "prepared"
+    assert prepared.manifest.ledger() == {"rows_in": 30, "train": 24, "eval": 6, "quarantined": 0, "dropped": 0}
+    assert prepared.manifest.tokenizer_hash == tokenizer_hash(load_tokenizer(str(tiny_base)))
+    rules = RenderRules(**prepared.manifest.render_rules)
+    assert (rules.max_length, rules.over_length) == (1024, "drop")
+
+
+SMALL_MACHINE = """
+import sys, ray
+from rmray.config.train import DataConfig
+from rmray.data.prepare import format_ledger, prepare
+from rmray.data.render import RenderRules
+from rmray.data.tokenizer import load_tokenizer
+source, tokenizer_dir, output, cpus = sys.argv[1:]
+if int(cpus):
+    ray.init(address="local", num_cpus=int(cpus), object_store_memory=80 * 2**20, include_dashboard=False,
+             logging_level="error")
+rules = RenderRules.for_tokenizer(load_tokenizer(tokenizer_dir), max_length=512)
+prepared = prepare(DataConfig(train=[source], holdout=0.1), tokenizer_dir=tokenizer_dir, output_root=output,
+                   rules=rules, objective="bradley_terry")
+print(format_ledger(prepared.manifest).splitlines()[0])
+print("ray is up" if ray.is_initialized() else "ray is down")
+ray.shutdown()
+"""
+
+
+@pytest.mark.parametrize("cpus", [1, 0])
+def test_a_small_machine_is_enough_and_stays_quiet(tmp_path: Path, tokenizer_dir: str, cpus: int) -> None:
+    """5,000 rows on one CPU with 80 MiB of object store; and with no Ray at all, where prepare starts and stops one."""
+    source = write_rows(tmp_path / "rows.jsonl", [pair(i) for i in range(5000)])
+    command = [sys.executable, "-c", SMALL_MACHINE, source, tokenizer_dir, str(tmp_path / "out"), str(cpus)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ledger, state = done.stdout.splitlines()
+    assert ledger.startswith("rows in 5,000 = train 4,")
+    assert state == ("ray is up" if cpus else "ray is down")
+    assert "Execution plan" not in done.stderr
+    assert "rows/s" not in done.stderr
+    assert "Progress bars" not in done.stderr
