@@ -69,7 +69,9 @@ def _off_topic(world: World, rng: np.random.Generator) -> Twins:
     """Two true facts, both mentioned by both prompts; each prompt asks for one of them."""
     people, attributes = _pick_two(PEOPLE, rng), _pick_two(tuple(ATTRIBUTES), rng)
     one, other = zip(people, attributes, strict=True)
-    return _turned(world, FactQuestion(*one, remark=other), FactQuestion(*other, remark=one), ("off_topic",) * 2, rng)
+    return _turned(
+        world, FactQuestion(*one, remark=other), FactQuestion(*other, remark=one), ("off_topic", "off_topic"), rng
+    )
 
 
 def _reversed(world: World, rng: np.random.Generator) -> Twins:
@@ -128,7 +130,7 @@ def _wrong_sum(world: World, rng: np.random.Generator) -> Twins:
     one = _pick(sums, rng)
     other = _pick([s for s in sums if 0 < abs(sum(s) - sum(one)) <= 3], rng)
     questions = SumQuestion(person, fruit, *one), SumQuestion(person, fruit, *other)
-    return _turned(world, *questions, ("wrong_sum",) * 2, rng)
+    return _turned(world, *questions, ("wrong_sum", "wrong_sum"), rng)
 
 
 KINDS: dict[str, tuple[Callable[[World, np.random.Generator], Twins], float]] = {

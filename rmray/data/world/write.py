@@ -31,7 +31,7 @@ from rmray.data.world.steps import Solution, draw_solution
 NUM_SAMPLES = 8
 """Completions of each rollout prompt."""
 SPLITS = ("train", "test")
-MAX_DRAWS_WITHOUT_NEWS = 20_000
+MAX_DRAWS_WITHOUT_NEWS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
