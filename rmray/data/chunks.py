@@ -184,14 +184,16 @@ def eval_shares(
     nothing is held out.
     """
     directory = Path(prepared_dir)
-    left = load_manifest(directory).eval.num_rows
-    left = left if max_comparisons is None else min(left, max_comparisons)
-    for window in load_manifest(directory).eval.windows:
-        table = _read_table(directory, window).slice(0, left).combine_chunks()
+    held_out = load_manifest(directory).eval
+    left = held_out.num_rows if max_comparisons is None else max_comparisons
+    for window in held_out.windows:
+        table = _read_table(directory, window).slice(0, left)
         left -= table.num_rows
         plan = plan_step(_shapes_of(table), world_size=world_size, max_micro_batch_tokens=max_micro_batch_tokens)
         for micro_batch in plan.micro_batches(rank):
             yield tuple(rows_from_table(table.take(np.array(micro_batch, dtype=np.int64))))
+        if not left:
+            return
 
 
 def _training_split(source: StepSource) -> Split:

@@ -22,7 +22,7 @@ from rmray.errors import RmrayError, TrainingError
 
 SHARD_NAME = "train"  # what a worker asks `ray.train.get_dataset_shard` for
 
-MAX_BLOCKS = 64  # of chunk numbers; each costs a put into the object store when a run starts
+MAX_BLOCKS = 64  # of chunk numbers; each is put into the object store when a run starts
 PLANNING_TASKS = 2  # at a time; one plans while the other's shares are read
 
 
@@ -58,18 +58,12 @@ def feed_steps(source: StepSource, *, world_size: int, start_step: int = 0) -> l
     Raises DataError for a prepared set that is incomplete or has no rows.
     """
     chunks = chunk_bounds(start_step, count_steps(source).num_steps)
-    per_block = max(1, -(-len(chunks) // MAX_BLOCKS))
-    # Blocks and not a read task: that would need a CPU, and Ray Train may have reserved them all for the workers.
-    # For the same reason the planning tasks ask for none; they take a per cent or so of a worker's time.
-    numbers = ray.data.from_arrow(
-        [
-            pa.table({"chunk": pa.array(range(first, min(first + per_block, len(chunks))), pa.int64())})
-            for first in range(0, max(1, len(chunks)), per_block)
-        ]
-    )
+    # By now Ray Train may hold every CPU for its workers. So the numbers are items, which are laid out in this process
+    # (a range or a table takes tasks with a CPU), and planning asks for no CPU: it takes little of a worker's.
+    numbers = ray.data.from_items(list(range(len(chunks))), override_num_blocks=min(MAX_BLOCKS, max(1, len(chunks))))
 
     def plan_chunks(numbers: pa.Table) -> Iterator[pa.Table]:
-        for number in numbers["chunk"].to_pylist():
+        for number in numbers["item"].to_pylist():
             for payload in _planner(source).plan(*chunks[number], world_size=world_size):
                 yield pa.table({"payload": pa.array([payload], pa.large_binary())})
 
