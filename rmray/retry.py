@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rmray.errors import RequestError
+
 RETRY_CODES = frozenset({"overloaded", "replica_lost", "stale", "shutting_down"})
 """Failures that another attempt may mend; every other code is final."""
 
@@ -25,6 +27,14 @@ _LOST = frozenset(
         "WorkerCrashedError",
     }
 )
+
+
+class TryAgainError(RequestError):
+    """A call that another attempt may mend. code: one of RETRY_CODES. retry_after_s: what the server asked for."""
+
+    def __init__(self, code: str, what: str, *, retry_after_s: float | None = None, **details: str) -> None:
+        super().__init__(code, what, **details)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,7 @@
+"""Rewards for those who need them: RewardClient over a Ray Serve handle or a scorer in the process."""
+
+from rmray.client.calls import ItemError
+from rmray.client.rewards import RewardClient
+from rmray.client.transport import InProcessTransport, Transport
+
+__all__ = ["InProcessTransport", "ItemError", "RewardClient", "Transport"]

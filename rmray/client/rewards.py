@@ -1,0 +1,274 @@
+"""RewardClient: ask for rewards from anywhere. Called by RL loops, rollouts and scripts.
+
+In a Ray actor, or any process that is connected to the cluster:
+
+    client = RewardClient.connect("helpful")
+    results = client.score_group(prompt, completions)     # list[ScoreResult], in order
+    rewards = [r.reward for r in results]
+
+Scoring has no side effect, so what a dying replica or a moved alias lost is asked again within the call's one deadline.
+There is no default reward: what cannot be scored raises, or stands in its place as ScoreFailure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from rmray.client.calls import ItemError, check_responses, failure_to_mend, split_calls
+from rmray.client.transport import InProcessTransport, Transport
+from rmray.config.serve import ServedModel
+from rmray.errors import RequestError
+from rmray.retry import RETRY_CODES, Backoff, TryAgainError
+from rmray.schema import Content, ItemResult, ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult
+
+if TYPE_CHECKING:
+    from rmray.models.scorer import Scorer
+
+T = TypeVar("T")
+
+
+class RewardClient:
+    """Sync methods work anywhere, in a running event loop too (they block it there); `a...` methods are awaited.
+
+    timeout_s: the one deadline of a call, retries and all. max_call_completions: completions in one message to a
+    replica. max_calls: messages of one call in flight at once.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        timeout_s: float = 60.0,
+        max_call_completions: int = 128,
+        max_calls: int = 8,
+        backoff: Backoff | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._transport, self._timeout_s = transport, timeout_s
+        self._max_call_completions, self._max_calls = max_call_completions, max_calls
+        self._backoff, self._clock, self._sleep, self._jitter = backoff or Backoff(), clock, sleep, jitter
+        self._loop = _Loop()
+
+    @classmethod
+    def connect(cls, name: str, *, timeout_s: float = 60.0, **options: Any) -> RewardClient:
+        """A client of the served model `name` on the Ray cluster this process is connected to (or joins).
+
+        Raises RequestError `unknown_model` where nothing is served under that name, ClusterError without a cluster.
+        """
+        from rmray.client.handle import HandleTransport
+
+        client = cls(HandleTransport(name), timeout_s=timeout_s, **options)
+        client.model()
+        return client
+
+    @classmethod
+    def in_process(cls, scorer: Scorer, **options: Any) -> RewardClient:
+        """A client of a scorer in this process."""
+        return cls(InProcessTransport(scorer), **options)
+
+    def model(self) -> ServedModel:
+        """Who answers now: model version, reference, and the tokenizer hash that token ids need."""
+        return self._loop.run(self.amodel())
+
+    async def amodel(self) -> ServedModel:
+        return await self._transport.resolve(refresh=True, timeout_s=self._timeout_s)
+
+    def score(self, requests: Sequence[ScoreRequest], *, timeout_s: float | None = None) -> list[ScoreResponse]:
+        """Responses in the order of the requests, all of one model version; faults of items stand in them.
+
+        Raises RequestError where the call as a whole failed: `deadline`, `replica_lost` to the last, `unknown_model`.
+        """
+        return self._loop.run(self.ascore(requests, timeout_s=timeout_s))
+
+    async def ascore(self, requests: Sequence[ScoreRequest], *, timeout_s: float | None = None) -> list[ScoreResponse]:
+        """As `score`."""
+        for request in requests:
+            if not request.completions:
+                raise RequestError("nothing_to_score", "a request has no completion", where=f"request {request.id!r}")
+        if not requests:
+            return []
+        deadline_s = self._clock() + (self._timeout_s if timeout_s is None else timeout_s)
+        fresh = itertools.chain([False], itertools.repeat(True))
+
+        async def attempt() -> list[ScoreResponse]:
+            model = await self._transport.resolve(refresh=next(fresh), timeout_s=self._left_s(deadline_s))
+            return await self._score_on(model, requests, deadline_s)
+
+        # A version that went away under the call starts the whole call again, so that no answer mixes versions.
+        return await self._retry(attempt, deadline_s, frozenset({"stale"}))
+
+    @overload
+    def score_group(
+        self, prompt: Content, completions: Sequence[Content], *, errors: Literal["raise"] = ..., **fields: Any
+    ) -> list[ScoreResult]: ...
+
+    @overload
+    def score_group(
+        self, prompt: Content, completions: Sequence[Content], *, errors: Literal["return"], **fields: Any
+    ) -> list[ItemResult]: ...
+
+    def score_group(
+        self,
+        prompt: Content,
+        completions: Sequence[Content],
+        *,
+        errors: Literal["raise", "return"] = "raise",
+        timeout_s: float | None = None,
+        **fields: Any,
+    ) -> list[ScoreResult] | list[ItemResult]:
+        """K results for K completions of one prompt, in order, from one forward of the prompt.
+
+        errors: "raise" ItemError where any completion has no score (it carries all results), or "return" ScoreFailure
+        in place. fields: `finished`, `tokenizer_hash`, `tools`, `truncate`, `id` of ScoreRequest.
+        """
+        results: list[ScoreResult] | list[ItemResult] = self._loop.run(
+            self.ascore_group(prompt, completions, errors=errors, timeout_s=timeout_s, **fields)
+        )
+        return results
+
+    async def ascore_group(
+        self,
+        prompt: Content,
+        completions: Sequence[Content],
+        *,
+        errors: Literal["raise", "return"] = "raise",
+        timeout_s: float | None = None,
+        **fields: Any,
+    ) -> Any:
+        """As `score_group`."""
+        if "finished" in fields:
+            fields["finished"] = tuple(fields["finished"] or ())
+        request = ScoreRequest(prompt=prompt, completions=tuple(completions), **fields)
+        (response,) = await self.ascore([request], timeout_s=timeout_s)
+        if errors == "raise" and any(isinstance(r, ScoreFailure) for r in response.results):
+            raise ItemError(response.results)
+        return list(response.results)
+
+    def close(self) -> None:
+        """Let go of the transport and of the thread behind the sync methods."""
+        self._transport.close()
+        self._loop.close()
+
+    def __enter__(self) -> RewardClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # A client travels to actors as its settings; the loop's thread is made where it is used.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self._transport, self._timeout_s, self._max_call_completions, self._max_calls, self._backoff)
+
+    async def _score_on(
+        self, model: ServedModel, requests: Sequence[ScoreRequest], deadline_s: float
+    ) -> list[ScoreResponse]:
+        """All calls of one `score` on one model, at most `max_calls` at once; the first that fails cancels the rest."""
+        room = asyncio.Semaphore(self._max_calls)
+
+        async def call(part: range) -> list[ScoreResponse]:
+            async with room:
+                return await self._score_call(model, [requests[i] for i in part], deadline_s)
+
+        tasks = [asyncio.ensure_future(call(p)) for p in split_calls(requests, self._max_call_completions)]
+        try:
+            parts = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return [response for part in parts for response in part]
+
+    async def _score_call(
+        self, model: ServedModel, requests: Sequence[ScoreRequest], deadline_s: float
+    ) -> list[ScoreResponse]:
+        """One call, and again for those of its requests that a retry may mend; the last answer to each stands."""
+        answers: dict[int, ScoreResponse] = {}
+
+        async def attempt() -> None:
+            todo = [i for i in range(len(requests)) if i not in answers or failure_to_mend(answers[i])]
+            sent = [requests[i] for i in todo]
+            left_s = self._left_s(deadline_s)
+            responses = check_responses(sent, await self._transport.send(model, sent, timeout_s=left_s))
+            answers.update(zip(todo, responses, strict=True))
+            for failure in filter(None, map(failure_to_mend, responses)):
+                raise TryAgainError(failure.code, failure.message, retry_after_s=failure.retry_after_s)
+
+        try:
+            await self._retry(attempt, deadline_s, RETRY_CODES - {"stale"})
+        except TryAgainError as error:
+            if error.code == "stale" or len(answers) < len(requests):
+                raise
+        return [answers[i] for i in range(len(requests))]
+
+    async def _retry(self, attempt: Callable[[], Awaitable[T]], deadline_s: float, codes: frozenset[str]) -> T:
+        for count in itertools.count():
+            try:
+                return await attempt()
+            except TryAgainError as error:
+                if error.code not in codes:
+                    raise
+                delay_s = self._backoff.delay_s(
+                    count, left_s=deadline_s - self._clock(), jitter=self._jitter(), hint_s=error.retry_after_s
+                )
+                if delay_s is None:
+                    raise
+                await self._sleep(delay_s)
+        raise AssertionError("unreachable: itertools.count has no end")
+
+    def _left_s(self, deadline_s: float) -> float:
+        left_s = deadline_s - self._clock()
+        if left_s <= 0:
+            raise RequestError("deadline", "the call's deadline passed", next_step="raise timeout_s, or add replicas")
+        return left_s
+
+
+def _rebuild(
+    transport: Transport, timeout_s: float, max_call_completions: int, max_calls: int, backoff: Backoff
+) -> RewardClient:
+    return RewardClient(
+        transport,
+        timeout_s=timeout_s,
+        max_call_completions=max_call_completions,
+        max_calls=max_calls,
+        backoff=backoff,
+    )
+
+
+class _Loop:
+    """An event loop on a daemon thread, made at first use: sync calls work wherever the caller stands."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=_run_loop, args=(self._loop,), name="rmray-client", daemon=True).start()
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # an interrupt in the caller ends the call
+            raise
+
+    def close(self) -> None:
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.call_soon_threadsafe(loop.stop)
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()

@@ -1,0 +1,102 @@
+"""The HTTP app of a cluster: finds the app behind a name and passes the request on by handle. Made by `deploy`."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ray import serve
+from starlette.types import ASGIApp
+
+from rmray.config.serve import SCORER_DEPLOYMENT, ServedModel
+from rmray.errors import RequestError
+from rmray.retry import Backoff, code_of_ray_error
+from rmray.schema import ScoreRequest, ScoreResponse
+from rmray.serving.app.aliases import alias_actor
+from rmray.serving.http import build_http_app
+
+ALIAS_TTL_S = 1.0
+
+
+class HandleBackend:
+    """A ScoringBackend over Serve handles: asks again where a replica died or the alias moved, until the deadline."""
+
+    def __init__(self) -> None:
+        self._aliases = alias_actor()
+        self._models: dict[str, ServedModel] = {}
+        self._known_s = -ALIAS_TTL_S
+        self._handles: dict[str, Any] = {}
+        self._backoff = Backoff()
+
+    async def models(self) -> list[ServedModel]:
+        if time.monotonic() - self._known_s >= ALIAS_TTL_S:
+            await self._refresh()
+        return list(self._models.values())
+
+    async def score(
+        self, model: ServedModel, requests: Sequence[ScoreRequest], *, timeout_s: float
+    ) -> list[ScoreResponse]:
+        deadline_s = time.monotonic() + timeout_s
+        for attempt in itertools.count():
+            left_s = deadline_s - time.monotonic()
+            try:
+                return await self._call(model.app, requests, left_s)
+            except TimeoutError:
+                raise RequestError("deadline", f"no answer within {timeout_s} s") from None
+            except Exception as error:
+                code = code_of_ray_error(error)
+                if code is None:
+                    raise
+                delay_s = self._backoff.delay_s(attempt, left_s=deadline_s - time.monotonic(), jitter=random.random())
+                if delay_s is None:
+                    raise RequestError(code, f"{type(error).__name__} from Ray") from error
+            await asyncio.sleep(delay_s)
+            if code == "stale":
+                await self._refresh()
+                if model.name not in self._models:
+                    raise RequestError("unknown_model", f"{model.name!r} is served no longer")
+                model = self._models[model.name]
+        raise AssertionError("unreachable: itertools.count has no end")
+
+    async def _call(self, app: str, requests: Sequence[ScoreRequest], timeout_s: float) -> list[ScoreResponse]:
+        handle = self._handles.get(app)
+        if handle is None:
+            handle = self._handles[app] = serve.get_deployment_handle(SCORER_DEPLOYMENT, app)
+        response = handle.score.remote(list(requests), timeout_s)
+
+        async def wait() -> list[ScoreResponse]:
+            answers: list[ScoreResponse] = await response
+            return answers
+
+        try:
+            return await asyncio.wait_for(wait(), timeout_s)
+        except BaseException:
+            response.cancel()  # the client has gone, or the deadline: free the slot
+            raise
+
+    async def _refresh(self) -> None:
+        self._models = await self._aliases.all.remote()
+        self._known_s = time.monotonic()
+        apps = {model.app for model in self._models.values()}
+        self._handles = {app: handle for app, handle in self._handles.items() if app in apps}
+
+
+def build_gateway() -> ASGIApp:
+    """Serve calls this on every replica of the gateway."""
+    return build_http_app(HandleBackend())
+
+
+def gateway_application() -> serve.Application:
+    """The gateway as a Serve application: light, one replica and more under load, no CPU reserved."""
+    gateway: Any = serve.deployment(
+        name="gateway",
+        max_ongoing_requests=256,
+        autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 64},
+        ray_actor_options={"num_cpus": 0},
+    )(serve.ingress(build_gateway)())
+    application: serve.Application = gateway.bind()
+    return application

@@ -1,0 +1,72 @@
+"""One replica: a scorer behind an engine. Made by Serve inside the app that `deploy` builds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from rmray.errors import BundleError
+from rmray.models.scorer import Scorer, ScorerInfo
+from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse
+from rmray.serving.engine import EngineLimits, ScoringEngine
+
+logger = logging.getLogger(__name__)
+
+ScorerFactory = Callable[[], Scorer]
+
+PROBE = ScoreRequest(prompt="Hello. ", completions=("Hello to you.", "Yes."), id="probe")
+SCORER_FAULTS = {"encode_failed", "forward_failed", "decode_failed", "non_finite", "replica_lost"}
+"""Failures of the probe that are the scorer's fault; others (`over_length`) say nothing about it."""
+MAX_FAILED_FORWARDS = 3
+
+
+def load_scorer(bundle_dir: str, gpus: float) -> Scorer:
+    """Load a bundle on this replica's device and check it: files, rules, goldens. Raises BundleError."""
+    from rmray.models.bundle import load_bundle
+
+    return load_bundle(bundle_dir, device="cuda" if gpus else "cpu")
+
+
+class ScorerReplica:
+    """Serve's class. A replica that loads another version than it was told to, or can't score, never starts."""
+
+    async def __init__(self, factory: ScorerFactory, model_version: str, limits: EngineLimits) -> None:  # type: ignore[misc]
+        # Serve awaits it: loading stays off the loop, and the engine starts on it.
+        scorer = await asyncio.to_thread(factory)
+        if scorer.info.model_version != model_version:
+            raise BundleError(
+                "the scorer is of another version than was asked for",
+                why=f"asked for {model_version}, loaded {scorer.info.model_version}",
+                next_step="deploy again; the bundle changed meanwhile",
+            )
+        self._engine = ScoringEngine(scorer, limits)
+        self._engine.start()
+        # The first forward pays for what later ones find ready, and shows that there will be later ones.
+        await self._probe()
+
+    async def score(self, requests: Sequence[ScoreRequest], timeout_s: float) -> list[ScoreResponse]:
+        """Responses in the order of the requests; never raises for a fault of a request."""
+        return await self._engine.score(requests, timeout_s=timeout_s)
+
+    async def info(self) -> ScorerInfo:
+        """Who answers."""
+        return self._engine.scorer.info
+
+    async def check_health(self) -> None:
+        """Serve calls this every few seconds and replaces a replica where it raises."""
+        self._engine.check()
+        # Forwards that fail may be one caller's doing: only the probe says whose fault it is.
+        if self._engine.stats.failed_forwards_in_a_row >= MAX_FAILED_FORWARDS:
+            await self._probe()
+
+    async def __del__(self) -> None:
+        engine = getattr(self, "_engine", None)
+        if engine is not None:
+            await engine.aclose()
+
+    async def _probe(self) -> None:
+        (response,) = await self._engine.score([PROBE])
+        for result in response.results:
+            if isinstance(result, ScoreFailure) and result.code in SCORER_FAULTS:
+                raise BundleError("the scorer can't score a probe", why=f"{result.code}: {result.message}")

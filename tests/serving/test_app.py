@@ -1,0 +1,270 @@
+"""Deployed for real on a local Ray: scores by handle and HTTP, groups, faults alone, the alias moved and kept."""
+
+import asyncio
+import time
+from functools import partial
+
+import httpx
+import pytest
+
+from rmray.client import ItemError, RewardClient
+from rmray.errors import BundleError, ClusterError, ConfigError, RequestError
+from rmray.schema import ScoreFailure, ScoreRequest, TokenIds
+from tests.fakes import ArithmeticScorer
+
+QUICK = {"cpus": 0.1, "drain_s": 1.5, "start_timeout_s": 60.0}
+
+
+def arithmetic(version):
+    """A version's scores: length of the completion plus the number in its name."""
+    offset = float(version.removeprefix("v"))
+    return ArithmeticScorer(lambda prompt, completion: len(completion) + offset, version=version)
+
+
+def broken(version):
+    raise BundleError("a golden differs", where="golden 3", why="0.5 here, 0.7 in the bundle", next_step="export again")
+
+
+class Cannot(ArithmeticScorer):
+    def forward(self, batch):
+        raise FloatingPointError
+
+
+def unable(version):
+    return Cannot(version=version)
+
+
+def deploy(name, version, factory=arithmetic, **options):
+    from rmray.serving.app import deploy_scorer
+
+    return deploy_scorer(partial(factory, version), name=name, model_version=version, **{**QUICK, **options})
+
+
+@pytest.fixture(scope="module")
+def url(ray_cluster):
+    """Two models, `alpha` at v1 and `beta` at v5, and the URL of the gateway; all of Serve goes down after."""
+    from ray import serve
+
+    from rmray.serving.app.cluster import ensure_http, free_port
+
+    ensure_http(free_port("127.0.0.1"))
+    deployed = deploy("alpha", "v1")
+    deploy("beta", "v5")
+    yield deployed.url
+    serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def alpha(url):
+    with RewardClient.connect("alpha", timeout_s=30) as client:
+        yield client
+
+
+def raws(results):
+    return [r.code if isinstance(r, ScoreFailure) else r.raw for r in results]
+
+
+def test_a_group_by_handle_scores_as_the_scorer_does(alpha):
+    results = alpha.score_group("prompt", ["a", "bb", "ccc"])
+    assert raws(results) == [2.0, 3.0, 4.0]
+    assert {(r.model_version, r.reference) for r in results} == {("v1", "fake-reference")}
+    chat = alpha.score_group([{"role": "user", "content": "hi"}], [[{"role": "assistant", "content": "four"}], "five5"])
+    assert raws(chat) == [5.0, 6.0]
+    ids = alpha.score_group(TokenIds((65,)), [TokenIds((66, 67))], tokenizer_hash="fake-tokenizer")
+    assert raws(ids) == [3.0]
+
+
+def test_many_requests_come_back_in_order(alpha):
+    requests = [ScoreRequest(prompt="p", completions=("x" * i, "y" * (i + 1)), id=str(i)) for i in range(1, 300)]
+    responses = alpha.score(requests)
+    assert [r.id for r in responses] == [r.id for r in requests]
+    assert [raws(r.results) for r in responses] == [[i + 1.0, i + 2.0] for i in range(1, 300)]
+
+
+def test_async_in_a_loop_of_ones_own(alpha):
+    async def main():
+        return await asyncio.gather(*(alpha.ascore_group("p", ["x" * k]) for k in range(1, 9)))
+
+    assert [raws(r) for r in asyncio.run(main())] == [[k + 1.0] for k in range(1, 9)]
+
+
+def test_one_bad_completion_fails_alone(alpha):
+    assert raws(alpha.score_group("p", ["a", "b" * 2000, ""], errors="return")) == [2.0, "over_length", "blank_completion"]
+    with pytest.raises(ItemError) as caught:
+        alpha.score_group("p", ["a", "b" * 2000])
+    assert caught.value.code == "over_length"
+    assert raws(caught.value.results) == [2.0, "over_length"]
+
+
+def test_http_gives_the_same_scores(url):
+    body = {"model": "alpha", "items": [{"prompt": "p", "completions": ["a", "bb", "c" * 2000]}]}
+    answer = httpx.post(f"{url}/v1/rewards", json=body, timeout=30)
+    assert answer.status_code == 200
+    one, two, three = answer.json()["results"][0]["completions"]
+    assert (one["raw"], two["raw"], one["model_version"]) == (2.0, 3.0, "v1")
+    assert three == {"error": {"code": "over_length", "message": "too long"}}
+
+
+def test_http_names_models_faults_and_readiness(url):
+    assert {m["id"]: m["model_version"] for m in httpx.get(f"{url}/v1/models").json()["data"]} == {
+        "alpha": "v1",
+        "beta": "v5",
+    }
+    assert httpx.get(f"{url}/readyz").status_code == httpx.get(f"{url}/healthz").status_code == 200
+    body = {"model": "gamma", "items": [{"prompt": "p", "completions": ["a"]}]}
+    unknown = httpx.post(f"{url}/v1/rewards", json=body)
+    assert unknown.status_code == 404
+    assert "alpha, beta" in unknown.json()["error"]["message"]
+    wrong = httpx.post(f"{url}/v1/rewards", json={"model": "alpha", "items": [{"prompt": 3, "completions": ["a"]}]})
+    assert wrong.status_code == 422
+    assert wrong.json()["error"]["fields"][0]["field"] == "items[0].prompt"
+
+
+def test_an_unknown_name_is_told_the_known_ones(url):
+    with pytest.raises(RequestError, match="alpha, beta") as caught:
+        RewardClient.connect("gamma")
+    assert caught.value.code == "unknown_model"
+
+
+def test_actors_reach_it_and_a_client_travels(alpha):
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Loop:
+        def __init__(self, client):
+            self.given = client
+            self.own = RewardClient.connect("beta")
+
+        def rewards(self):
+            return [raws(c.score_group("p", ["a", "bb"])) for c in (self.given, self.own)]
+
+    assert ray.get(Loop.remote(alpha).rewards.remote()) == [[2.0, 3.0], [6.0, 7.0]]
+
+
+def test_the_alias_moves_and_the_old_app_goes(url):
+    from ray import serve
+
+    from rmray.serving.app import served_models, undeploy
+
+    deploy("moving", "v1")
+    with RewardClient.connect("moving", timeout_s=20) as client:
+        assert raws(client.score_group("p", ["a"])) == [2.0]
+        deployed = deploy("moving", "v2")
+        assert deployed.replaced == "v1"
+        assert served_models()["moving"].app == deployed.model.app == "moving-v2"
+        results = client.score_group("p", ["a"])
+        assert (raws(results), results[0].model_version) == ([3.0], "v2")
+        assert "moving-v1" not in serve.status().applications
+        answer = httpx.post(
+            f"{url}/v1/rewards", json={"model": "moving", "items": [{"prompt": "p", "completions": ["a"]}]}, timeout=30
+        )
+        assert answer.json()["results"][0]["completions"][0]["model_version"] == "v2"
+
+        # A version that does not load, or loads and can't score, or is another one, never gets the alias.
+        for factory, reason in ((broken, "a golden differs"), (unable, "can't score a probe")):
+            with pytest.raises(BundleError, match=reason):
+                deploy("moving", "v3", factory)
+            assert raws(client.score_group("p", ["a"])) == [3.0]
+        with pytest.raises(BundleError, match="another version"):
+            deploy("moving", "v4", lambda _: arithmetic("v1"))
+        assert served_models()["moving"].model_version == "v2"
+        assert sorted(a for a in serve.status().applications if a.startswith("moving")) == ["moving-v2"]
+
+        # The same version again is no new app; with other options it is one, under a name of its own.
+        assert deploy("moving", "v2").model.app == "moving-v2"
+        assert deploy("moving", "v2", max_batch_tokens=100).model.app == "moving-v2-1"
+        assert raws(client.score_group("p", ["a"])) == [3.0]
+
+        undeploy("moving")
+        with pytest.raises(RequestError) as caught:
+            client.score_group("p", ["a"], timeout_s=10)
+        assert caught.value.code == "unknown_model"
+    with pytest.raises(ConfigError, match="alpha, beta"):
+        undeploy("moving")
+
+
+def test_a_stale_alias_is_resolved_again_within_the_call(url):
+    from rmray.client.handle import HandleTransport
+    from rmray.serving.app import undeploy
+
+    deploy("stale", "v1")
+    with RewardClient(HandleTransport("stale", alias_ttl_s=1e9), timeout_s=20) as client:
+        assert raws(client.score_group("p", ["a"])) == [2.0]
+        deploy("stale", "v2", drain_s=0.0)
+        assert raws(client.score_group("p", ["a"])) == [3.0]
+    undeploy("stale")
+
+
+def test_a_killed_replica_is_no_failed_call(url):
+    import ray
+
+    from rmray.serving.app import undeploy
+
+    deploy("mortal", "v1")
+    with RewardClient.connect("mortal", timeout_s=30) as client:
+        pids = set()
+        for _ in range(2):
+            pids.add(_kill_replica("mortal"))
+            assert raws(client.score_group("p", ["a"])) == [2.0]
+        assert len(pids) == 2
+    undeploy("mortal")
+    assert ray.is_initialized()
+
+
+def _kill_replica(name):
+    """Kill the one replica of a name's app, as a lost node would; gives its actor's id."""
+    import ray
+    from ray.util.state import list_actors  # noqa: F401  (documented way; the test below needs no dashboard)
+
+    from rmray.config.serve import SCORER_DEPLOYMENT
+    from rmray.serving.app import served_models
+    from ray.serve.context import _get_global_client
+
+    app = served_models()[name].app
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        details = _get_global_client().get_serve_details()
+        replicas = details["applications"][app]["deployments"][SCORER_DEPLOYMENT]["replicas"]
+        running = [r for r in replicas if r["state"] == "RUNNING"]
+        if running:
+            ray.kill(ray.get_actor(running[0]["actor_name"], namespace="serve"))
+            return running[0]["actor_id"]
+    raise AssertionError("no replica runs")
+
+
+def test_aliases_outlive_their_actor(alpha):
+    import ray
+
+    from rmray.serving.app import served_models
+    from rmray.serving.app.aliases import alias_actor
+
+    before = served_models()
+    ray.kill(alias_actor(), no_restart=False)
+    assert served_models() == before
+    assert alpha.model().model_version == "v1"
+
+
+def test_a_replica_that_never_fits_is_refused_at_once(url):
+    with pytest.raises(ClusterError, match="no room for 1 replicas of 64 CPU"):
+        deploy("huge", "v1", cpus=64)
+    with pytest.raises(ClusterError, match="GPU"):
+        deploy("huge", "v1", gpus=1)
+
+
+def test_another_http_port_than_the_running_one_is_refused(url):
+    with pytest.raises(ClusterError, match=f"on port {url.rpartition(':')[2]}"):
+        deploy("alpha", "v1", http_port=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"max_replicas": 0}, "max_replicas"), ({"min_replicas": 3}, "max_replicas"), ({"cpu": 1}, "cpu: Extra inputs")],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(ConfigError, match=message):
+        deploy("alpha", "v1", **options)
+
+
+def test_a_name_that_is_no_name_is_refused(url):
+    with pytest.raises(ConfigError, match="no name"):
+        deploy("no/name", "v1")
