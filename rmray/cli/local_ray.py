@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -60,11 +61,11 @@ def local_ray() -> Iterator[LocalRay]:
         include_dashboard=True,
         dashboard_port=free_port(),
         object_store_memory=256 * 2**20,
-        logging_level="error",
+        logging_level=logging.ERROR,
         log_to_driver=False,
     )
     try:
-        yield LocalRay(context.address_info["address"], f"http://{context.dashboard_url}")
+        yield LocalRay(ray.get_runtime_context().gcs_address, f"http://{context.dashboard_url}")
     finally:
         ray.shutdown()
         os.environ.update(saved)

@@ -100,7 +100,14 @@ def _score_arguments(parser: ArgumentParser) -> None:
 def _score(arguments: Namespace) -> Result:
     from rmray.evaluation.score_file import score_file
 
-    return score_file(arguments.bundle, arguments.input, arguments.output, columns=_columns(arguments))
+    figures = score_file(arguments.bundle, arguments.input, arguments.output, columns=_columns(arguments))
+    print(
+        f"scored {figures['scored']} of {figures['completions']} completions in {figures['rows']} rows, "
+        f"{figures['bad_rows']} bad rows -> {figures['scores']}"
+    )
+    for code, count in figures["errors"].items():
+        print(f"  {count} x {code}")
+    return figures
 
 
 def _serve_arguments(parser: ArgumentParser) -> None:
@@ -135,6 +142,9 @@ def _import_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--name", default=None, help="name of the bundle (default: the model's)")
     parser.add_argument("--max-length", type=int, default=None, metavar="TOKENS", help="longest prompt + completion")
+    parser.add_argument("--pooling", choices=["auto", "last", "first", "mean"], default="auto")
+    parser.add_argument("--license", default=None, metavar="NAME", help="license of the model (default: its card's)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
 
 
 def _import(arguments: Namespace) -> Result:
@@ -146,6 +156,9 @@ def _import(arguments: Namespace) -> Result:
         reference_file=arguments.reference,
         name=arguments.name,
         max_length=arguments.max_length,
+        pooling=arguments.pooling,
+        license=arguments.license,
+        overwrite=arguments.overwrite,
     )
     print(f"wrote {arguments.output}: model version {info.model_version}")
     return {"bundle": arguments.output, "model_version": info.model_version}
