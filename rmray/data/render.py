@@ -11,14 +11,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal
 
 from rmray.data.group import TokenGroup, group_paths
 from rmray.data.tokenizer import template_hash
 from rmray.errors import ModelError, RowError
 from rmray.schema import Content, TokenIds, is_blank
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 RENDER_VERSION = 1
 

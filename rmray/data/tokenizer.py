@@ -9,11 +9,12 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from rmray.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PAD_TOKEN = "<|rmray_pad|>"  # added only where a tokenizer has nothing that could serve
 
@@ -41,6 +42,8 @@ class PadChoice:
 
 def load_tokenizer(name_or_dir: str) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a directory or Hub id. Raises ModelError where there is none."""
+    from transformers import AutoTokenizer  # seconds of imports, which prepare's readers need not pay
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_dir)
     except Exception as error:  # transformers raises whatever its many loaders raise

@@ -12,15 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rmray.config.train import DataConfig, TrainConfig
+from rmray.data.inputs import PreparePlan, find_inputs
+from rmray.data.keys import holdout_limit, prompt_key, split_hashes
 from rmray.data.prepare import PreparedSet, format_ledger, prepare, prepare_for
 from rmray.data.prepared import Row, load_manifest, read_window
 from rmray.data.render import Renderer, RenderRules
 from rmray.data.sources import find_files, read_records
 from rmray.data.tokenizer import load_tokenizer, tokenizer_hash
-from rmray.errors import ConfigError, DataError, ModelError
+from rmray.errors import DataError, ModelError
 from rmray.schema import Comparison
 from tests.data.tokenizers import llama_like, qwen_like
 
@@ -75,7 +78,7 @@ def preparing(tmp_path: Path, tokenizer_dir: str, rules: RenderRules) -> Prepari
     return Preparing(tmp_path, tokenizer_dir, rules)
 
 
-def test_every_good_row_is_kept_rendered_and_laid_out(
+def test_every_good_row_is_kept_rendered_laid_out_and_found_again(
     preparing: Preparing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rmray.data.keys.WINDOW_ROWS", 20)
@@ -83,37 +86,54 @@ def test_every_good_row_is_kept_rendered_and_laid_out(
     monkeypatch.setattr("rmray.data.prepare.WINDOWS_PER_TASK", 3)
     plain = write_rows(tmp_path / "plain.jsonl", [pair(i) for i in range(200)])
     zipped = tmp_path / "zipped.jsonl.gz"
-    zipped.write_bytes(gzip.compress(b"\n".join(json.dumps(pair(i)).encode() for i in range(200, 330))))
-    prepared = preparing(train=[plain, str(zipped)])
+    zipped.write_bytes(gzip.compress(b"\n".join(json.dumps(pair(i)).encode() for i in range(200, 345))))
+    prepared = preparing(train=[plain, str(zipped)], holdout=5)
     assert not prepared.cached
     assert prepared.manifest == load_manifest(prepared.directory)
-    assert prepared.manifest.ledger() == {"rows_in": 330, "train": 330, "eval": 0, "quarantined": 0, "dropped": 0}
-    assert [i["num_rows"] for i in prepared.manifest.inputs] == [200, 130]
-    assert prepared.manifest.notes == {"prompts": 110, "max_prompt_rows": 3}
+    assert prepared.manifest.ledger() == {"rows_in": 345, "train": 330, "eval": 15, "quarantined": 0, "dropped": 0}
+    assert [i["num_rows"] for i in prepared.manifest.inputs] == [200, 145]
+    assert prepared.manifest.notes == {"prompts": 115, "max_prompt_rows": 3}
 
-    # The same rows as reading and rendering without Ray gives.
+    # The same rows as reading and rendering without Ray gives; the prompts held out by their hash alone.
     renderer = Renderer(load_tokenizer(preparing.tokenizer_dir), preparing.rules)
-    expected = {}
+    expected, keys = {}, {}
     for source in (plain, str(zipped)):
         for row_id, _, record in read_records(source, objective="bradley_terry"):
             assert isinstance(record, Comparison)
             expected[row_id] = renderer.render_group(record.prompt, record.completions)
-    rows = rows_of(prepared, "train")
-    assert {r.row_id for r in rows} == set(expected)
-    for row in rows:
-        assert [row.group.path(k).tolist() for k in range(2)] == [
-            expected[row.row_id].path(k).tolist() for k in range(2)
-        ]
-        assert row.group.prompt_lens == expected[row.row_id].prompt_lens
+            keys[row_id] = prompt_key(record)
+    train, held_out = rows_of(prepared, "train"), rows_of(prepared, "eval")
+    limit = holdout_limit(np.unique(np.array(list(keys.values()), dtype=np.uint64)), 5)
+    assert {r.prompt_key for r in held_out} == {
+        k for k in keys.values() if split_hashes(np.array([k], dtype=np.uint64))[0] < limit
+    }
+    assert {r.row_id: r.prompt_key for r in train + held_out} == keys
+    for row in train + held_out:
+        group = expected[row.row_id]
+        assert [row.group.path(k).tolist() for k in range(2)] == [group.path(k).tolist() for k in range(2)]
+        assert row.group.prompt_lens == group.prompt_lens
 
     # Layout: about 20 rows a window, whole prompts, in the order of (prompt key, row id).
     assert len(prepared.manifest.train.windows) == 17
-    assert [(r.prompt_key, r.row_id) for r in rows] == sorted((r.prompt_key, r.row_id) for r in rows)
+    assert [(r.prompt_key, r.row_id) for r in train] == sorted((r.prompt_key, r.row_id) for r in train)
     windows = [{r.prompt_key for r in read_window(prepared.directory, w)} for w in prepared.manifest.train.windows]
     assert sum(map(len, windows)) == 110
     for window in prepared.manifest.train.windows:
         assert window.num_tokens == sum(r.group.num_tokens for r in read_window(prepared.directory, window))
-    assert sorted(p.name for p in prepared.directory.iterdir()) == ["manifest.json", "quarantine.jsonl", "train"]
+    assert sorted(p.name for p in prepared.directory.iterdir()) == [
+        "eval",
+        "manifest.json",
+        "quarantine.jsonl",
+        "train",
+    ]
+
+    # A second run reads the cache, wherever the files lie now.
+    written = (prepared.directory / "manifest.json").stat().st_mtime_ns
+    moved = tmp_path / "moved.jsonl"
+    Path(plain).rename(moved)
+    second = preparing(train=[str(zipped), str(moved)], holdout=5)
+    assert second == PreparedSet(prepared.directory, prepared.manifest, True)
+    assert (second.directory / "manifest.json").stat().st_mtime_ns == written
 
 
 def test_every_row_is_accounted_for(preparing: Preparing, tmp_path: Path) -> None:
@@ -131,7 +151,9 @@ def test_every_row_is_accounted_for(preparing: Preparing, tmp_path: Path) -> Non
         json.dumps(pair(0, margin=float("nan"))).encode(): "bad_number",
         json.dumps({"chosen_ids": [1, 10**6], "rejected_ids": [1, 2]}).encode(): "bad_token_ids",
     }
-    good = [pair(i) for i in range(3, 103)]
+    swapped = pair(3, chosen="bad 3", rejected="good 3")
+    written_out = pair(6, chosen="x <|im_end|>\n<|im_start|>user y")
+    good = [*(pair(i) for i in range(3, 100)), pair(99), swapped, written_out]
     dropped = [pair(0, chosen="long " * 100), {"prompt": "p", "completions": ["a", "b"], "scores": [1, 1]}]
     path = write_rows(tmp_path / "rows.jsonl", [*good, *bad, *dropped])
     prepared = preparing(train=[path], holdout=0.1, max_quarantined=0.2)
@@ -145,9 +167,17 @@ def test_every_row_is_accounted_for(preparing: Preparing, tmp_path: Path) -> Non
         (path, line, code) for line, code in enumerate(bad.values(), start=101)
     ]
     assert all(e["reason"] for e in entries)
-    first, *_ = format_ledger(manifest).splitlines()
-    ledger = manifest.ledger()
-    assert first == (f"rows in 114 = train {ledger['train']} + eval {ledger['eval']} + quarantined 12 + dropped 2")
+    ledger, lines = manifest.ledger(), format_ledger(manifest).splitlines()
+    assert lines[0] == (f"rows in 114 = train {ledger['train']} + eval {ledger['eval']} + quarantined 12 + dropped 2")
+    # Repeated rows are kept and reported (bad input 6), written-out special tokens made harmless and reported (10).
+    notes = ["contradicting_rows", "duplicate_rows", "rows_with_escaped_special_tokens"]
+    assert [manifest.notes[name] for name in notes] == [2, 1, 1]
+    assert any("2 rows contradict" in line for line in lines)
+    start = qwen_like().convert_tokens_to_ids("<|im_start|>")
+    rows = rows_of(prepared, "train") + rows_of(prepared, "eval")
+    assert not any(start in row.group.path(k) for row in rows for k in range(2))
+    with pytest.raises(DataError, match=r"10.5% of the rows are bad, 10.0% are allowed"):  # though it lies there
+        preparing(train=[path], holdout=0.1, max_quarantined=0.1)
 
 
 def test_too_many_bad_rows_stop_the_job_and_leave_their_list(preparing: Preparing, tmp_path: Path) -> None:
@@ -159,83 +189,6 @@ def test_too_many_bad_rows_stop_the_job_and_leave_their_list(preparing: Preparin
     kept = Path(error.value.where)
     assert [json.loads(line)["line"] for line in kept.read_text().splitlines()] == [9, 10]
     assert list((tmp_path / "prepared").iterdir()) == [kept]  # no half-made set is left
-    prepared = preparing(train=[path], max_quarantined=0.2)
-    assert prepared.manifest.ledger()["quarantined"] == 2
-    with pytest.raises(DataError, match="are allowed"):  # the limit holds for a set that lies there already
-        preparing(train=[path], max_quarantined=0.1)
-
-
-def test_a_wrong_column_name_says_what_the_rows_have(preparing: Preparing, tmp_path: Path) -> None:
-    rows = [{"prompt": f"p{i} ", "better": "a", "worse": "b"} for i in range(5)]
-    path = write_rows(tmp_path / "rows.jsonl", rows)
-    with pytest.raises(DataError, match=r"100.0% of the rows are bad") as error:
-        preparing(train=[path])
-    assert "the row has: prompt, better, worse" in error.value.why
-    with pytest.raises(ConfigError, match="did you mean `chosen`"):
-        preparing(train=[path], columns={"choosen": "better"})
-    columns = {"chosen": "better", "rejected": "worse"}
-    assert preparing(train=[path], columns=columns).manifest.ledger()["train"] == 5
-
-
-def test_no_row_left_is_an_error(preparing: Preparing, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [pair(i, chosen="long " * 100) for i in range(3)])
-    with pytest.raises(DataError, match="no row is left in train") as error:
-        preparing(train=[path])
-    assert "3 over_length" in error.value.why
-
-
-# Bad input 6: duplicate and contradicting pairs are kept, counted, reported.
-
-
-def test_repeated_rows_are_kept_and_reported(preparing: Preparing, tmp_path: Path) -> None:
-    swapped = {"prompt": pair(0)["prompt"], "chosen": "bad 0", "rejected": "good 0"}
-    path = write_rows(tmp_path / "rows.jsonl", [pair(0), pair(1), pair(1), swapped, pair(7)])
-    manifest = preparing(train=[path]).manifest
-    assert manifest.ledger()["train"] == 5
-    assert (manifest.notes["duplicate_rows"], manifest.notes["contradicting_rows"]) == (1, 2)
-    assert "2 rows contradict" in format_ledger(manifest)
-
-
-# Bad input 9 and 10: over-length by the chosen policy; special tokens in text are made harmless and counted.
-
-
-def test_truncation_is_a_choice_and_counted(preparing: Preparing, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [pair(0), pair(4, prompt="Long " * 60)])
-    assert preparing(train=[path]).manifest.dropped == {"over_length": 1}
-    prepared = preparing(train=[path], rules=replace(preparing.rules, over_length="truncate_prompt"))
-    assert prepared.manifest.notes["truncated_rows"] == 1
-    assert max(r.group.max_path_len for r in rows_of(prepared, "train")) == 64
-
-
-def test_template_tokens_in_text_are_reported(preparing: Preparing, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [pair(0), pair(4, chosen="x <|im_end|>\n<|im_start|>user y")])
-    prepared = preparing(train=[path])
-    assert prepared.manifest.notes["rows_with_escaped_special_tokens"] == 1
-    assert "1 rows hold special tokens" in format_ledger(prepared.manifest)
-    start = qwen_like().convert_tokens_to_ids("<|im_start|>")
-    assert not any(start in r.group.path(k) for r in rows_of(prepared, "train") for k in range(2))
-
-
-# Splits.
-
-
-@pytest.mark.parametrize(("holdout", "prompts"), [(0.2, 8), (5, 5)])
-def test_the_holdout_is_by_prompt(preparing: Preparing, tmp_path: Path, holdout: float, prompts: int) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [pair(i) for i in range(120)])
-    prepared = preparing(train=[path], holdout=holdout)
-    held_out, train = ({r.prompt_key for r in rows_of(prepared, s)} for s in ("eval", "train"))
-    assert len(held_out) == prompts
-    assert not held_out & train
-    assert prepared.manifest.ledger()["eval"] == 3 * prompts
-    # Which prompts are held out follows from the prompts: neither from the file's order nor from other columns.
-    other = write_rows(tmp_path / "other.jsonl", [pair(i, source="s") for i in reversed(range(120))])
-    assert {r.prompt_key for r in rows_of(preparing(train=[other], holdout=holdout), "eval")} == held_out
-
-
-def test_a_holdout_that_leaves_nothing_is_refused(preparing: Preparing, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [pair(i) for i in range(9)])
-    with pytest.raises(DataError, match="holding out 3 of 3 prompts"):
-        preparing(train=[path], holdout=3)
 
 
 # Bad input 13: train and eval overlap.
@@ -255,13 +208,6 @@ def test_prompts_in_train_and_eval_are_warned_of(
     assert "2 prompts are in train and in eval" in format_ledger(prepared.manifest)
     with pytest.raises(DataError, match="share 2 prompts"):
         preparing(train=[train], eval=[held_out], strict_overlap=True)
-
-
-def test_strict_overlap_refuses_before_a_set_is_there(preparing: Preparing, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [pair(0)])
-    with pytest.raises(DataError, match="share 1 prompts"):
-        preparing(train=[path], eval=[path], strict_overlap=True)
-    assert not list((tmp_path / "prepared").iterdir())
 
 
 # Bad input 12: an empty or cut-off file stops the job, named, whoever finds it.
@@ -288,50 +234,41 @@ def test_a_file_given_twice_is_refused(preparing: Preparing, tmp_path: Path) -> 
         preparing(train=[path, copy])
 
 
-# The cache.
-
-
-def test_a_second_run_reads_the_first_ones_set(preparing: Preparing, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [pair(i) for i in range(9)])
-    first = preparing(train=[path])
-    written = (first.directory / "manifest.json").stat().st_mtime_ns
-    moved = tmp_path / "moved.jsonl"
-    Path(path).rename(moved)
-    second = preparing(train=[str(moved)])
-    assert (second.directory, second.cached) == (first.directory, True)
-    assert second.manifest == first.manifest
-    assert (first.directory / "manifest.json").stat().st_mtime_ns == written
-
-
-def test_whatever_changes_the_rows_changes_the_set(preparing: Preparing, tmp_path: Path, tmp_path_factory: Any) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [pair(i, better="x") for i in range(9)])
-    other = write_rows(tmp_path / "other.jsonl", [pair(i) for i in range(10)])
-    directories = [
-        preparing(train=[path]).directory,
-        preparing(train=[path], holdout=1).directory,
-        preparing(train=[path], columns={"chosen": "better"}).directory,
-        preparing(train=[path], rules=replace(preparing.rules, max_length=63)).directory,
-        preparing(train=[other]).directory,
-        preparing(train=[path], eval=[other]).directory,
-    ]
-    llama = tmp_path_factory.mktemp("llama")
-    llama_like().save_pretrained(llama)
+def test_rules_of_another_tokenizer_are_refused(preparing: Preparing, tmp_path: Path) -> None:
+    llama_like().save_pretrained(tmp_path / "llama")
+    path = write_rows(tmp_path / "rows.jsonl", [pair(0)])
     with pytest.raises(ModelError, match="another tokenizer"):
-        Preparing(tmp_path, str(llama), preparing.rules)(train=[path])
-    rules = RenderRules.for_tokenizer(load_tokenizer(str(llama)), max_length=64)
-    directories.append(Preparing(tmp_path, str(llama), rules)(train=[path]).directory)
-    assert len(set(directories)) == len(directories)
+        Preparing(tmp_path, str(tmp_path / "llama"), preparing.rules)(train=[path])
 
 
-def test_a_set_without_its_manifest_is_made_again(preparing: Preparing, tmp_path: Path) -> None:
+def plan_of(preparing: Preparing, objective: str = "bradley_terry", **data: Any) -> PreparePlan:
+    """What the set's name follows from."""
+    config = DataConfig(**data)
+    name = tokenizer_hash(load_tokenizer(preparing.tokenizer_dir))
+    return PreparePlan(config, find_inputs(config), preparing.tokenizer_dir, name, preparing.rules, objective)
+
+
+def test_whatever_changes_the_rows_changes_the_name(preparing: Preparing, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [pair(i) for i in range(9)])
-    first = preparing(train=[path])
-    (first.directory / "manifest.json").unlink()
-    (first.directory / "train" / "window-00009.parquet").write_bytes(b"left by a run that was killed")
-    second = preparing(train=[path])
-    assert not second.cached
-    assert len(rows_of(second, "train")) == 9
-    assert len(list((second.directory / "train").iterdir())) == 1
+    other = write_rows(tmp_path / "other.jsonl", [pair(i) for i in range(10)])
+    plan = plan_of(preparing, train=[path])
+    others = [
+        plan_of(preparing, train=[path], holdout=1),
+        plan_of(preparing, train=[path], columns={"chosen": "better"}),
+        plan_of(preparing, train=[path], eval=[other]),
+        plan_of(preparing, train=[other]),
+        plan_of(preparing, train=[path, other]),
+        plan_of(preparing, "all_pairs", train=[path]),
+        replace(plan, rules=replace(plan.rules, max_length=63)),
+        replace(plan, tokenizer_hash="another"),
+    ]
+    assert len({p.key() for p in [plan, *others]}) == 1 + len(others)
+    same = [
+        plan_of(preparing, train=[path], max_quarantined=0.5),
+        plan_of(preparing, train=[path], strict_overlap=True),
+        replace(plan, tokenizer_dir="elsewhere"),
+    ]
+    assert {p.key() for p in same} == {plan.key()}
 
 
 # Other inputs, and the whole config.
@@ -351,8 +288,14 @@ def test_datasets_csv_and_parquet_go_the_same_way(preparing: Preparing, tmp_path
     ]  # fmt: skip
     (tmp_path / "chats.json").write_text(json.dumps(chats))
     sources = [str(tmp_path / name) for name in ("saved", "rows.parquet", "rows.csv", "chats.json")]
+    # What a run that was killed left under the set's name is no set: it has no manifest.
+    key = plan_of(preparing, train=sources).key()
+    (tmp_path / "prepared" / key / "train").mkdir(parents=True)
+    (tmp_path / "prepared" / key / "train" / "window-00009.parquet").write_bytes(b"half a file")
     prepared = preparing(train=sources)
+    assert (prepared.directory.name, prepared.cached) == (key, False)
     assert prepared.manifest.ledger()["train"] == 33
+    assert [p.name for p in (prepared.directory / "train").iterdir()] == ["window-00000.parquet"]
     files = Counter(r.row_id.split(":")[0] for r in rows_of(prepared, "train"))
     assert files == {find_files(s)[0].digest[:16]: n for s, n in zip(sources, (10, 10, 10, 3), strict=True)}
 
