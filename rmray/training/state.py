@@ -154,10 +154,10 @@ def open_checkpoint(directory: Path, *, verify: bool = True) -> Checkpoint:
     verify: False where another rank has just checked them.
     """
     try:
-        files = json.loads((directory / MANIFEST).read_text())["files"]
+        files = _read_json(directory / MANIFEST)["files"]
         for name, facts in files.items() if verify else ():
             _check(directory / name, facts)
-        state = TrainingState(**json.loads((directory / STATE).read_text()))
+        state = TrainingState(**_read_json(directory / STATE))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(
             "the checkpoint is damaged",
@@ -257,6 +257,13 @@ def _keys(path: Path) -> list[str]:
 def _facts(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def _check(path: Path, facts: Mapping[str, Any]) -> None:

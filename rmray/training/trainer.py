@@ -21,6 +21,7 @@ import ray
 import ray.train
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
 from rmray.config.train import TrainConfig
 from rmray.data.chunks import StepSource, count_steps
@@ -39,6 +40,7 @@ from rmray.training.worker import CHECKPOINTS_DIR, WorkerJob, run_worker
 
 RAY_DIR, FAULT_FILE = "ray", "fault.json"
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
+WORKER_START_TIMEOUT_S = 300  # Ray Train gives up after 60: too few where many workers import torch at once
 FINAL_FIGURES = ("loss", "accuracy", "margin", "eval_loss", "eval_accuracy", "eval_accuracy_low", "eval_accuracy_high",
                  "eval_ece")  # fmt: skip
 
@@ -67,9 +69,10 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     with joined_ray():
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         workers_per_node = check_capacity(config, nodes)
+        look = _look_from_a_worker(config, workers_per_node)
         prepared = prepare_for(config)
         _say(format_ledger(prepared.manifest))
-        choices = _look_and_choose(config, workers_per_node)
+        choices = choose(config, *_get(look))
         identity = runs.identify(config, prepared.manifest)
         if resume:
             runs.check_same(run_dir, identity)
@@ -137,12 +140,11 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"model": model, "run": config.run.model_copy(update={"storage": storage})})
 
 
-def _look_and_choose(config: TrainConfig, workers_per_node: int) -> Choices:
-    """Resolve `auto` by what a task with a worker's resources finds."""
+def _look_from_a_worker(config: TrainConfig, workers_per_node: int) -> Any:
+    """Start a task that looks at model and machine with a worker's resources, while data is prepared."""
     workers = config.workers
     look = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_retries=0)(_look)
-    shape, machine = _get(look.remote(config.model.base, bool(workers.gpus), workers_per_node))
-    return choose(config, shape, machine)
+    return look.remote(config.model.base, bool(workers.gpus), workers_per_node)
 
 
 def _look(base: str, gpu: bool, workers_here: int) -> tuple[ModelShape, Machine]:
@@ -220,10 +222,37 @@ def _fit(job: WorkerJob) -> None:
         dataset_config=TrainingDataConfig(job.source, start_step=_StartStep(str(run_dir / CHECKPOINTS_DIR))),
     )
     try:
-        with follow(run_dir / METRICS_FILE, make_display(job.num_steps)):
+        with _controller_environment(), follow(run_dir / METRICS_FILE, make_display(job.num_steps)):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _fault_of(error, run_dir) from error
+
+
+@contextlib.contextmanager
+def _controller_environment() -> Iterator[None]:
+    """What the actors of Ray Train need to know: which of several Rays on a machine is ours, and to be quiet.
+
+    Ray Train hands on a fixed list of variables, so ours are added to it.
+    """
+    variables = {
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAY_DATA_LOG_LEVEL": "ERROR",
+        "RAY_LOGGER_LEVEL": "error",  # without a dashboard one of them complains every second
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(WORKER_START_TIMEOUT_S),
+    }
+    saved = {name: os.environ.get(name) for name in variables}
+    listed = ENV_VARS_TO_PROPAGATE & variables.keys()
+    os.environ.update(variables)
+    ENV_VARS_TO_PROPAGATE.update(variables)
+    try:
+        yield
+    finally:
+        ENV_VARS_TO_PROPAGATE.difference_update(variables.keys() - listed)
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +270,7 @@ def _train_on_worker(payload: dict[str, Any]) -> None:
     job: WorkerJob = payload["job"]
     if job.choices.device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it announces every report of every rank
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train announces every report of every rank
     fault = Path(job.run_dir, FAULT_FILE)
     if fault.exists():  # a fault of ours would only come again: do not spend the restarts on it
         raise TrainingError("the run has failed", where=str(fault))
