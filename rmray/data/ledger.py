@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,6 @@ NOTES = {
     "rows_with_escaped_special_tokens": "rows hold special tokens in their text, made harmless",
     "truncated_rows": "rows lost the oldest tokens of their prompt",
 }
-
-
-def share_of_quarantined(manifest: Manifest) -> float:
-    """Quarantined rows over rows in."""
-    return sum(manifest.quarantined.values()) / manifest.rows_in if manifest.rows_in else 0.0
 
 
 def format_ledger(manifest: Manifest) -> str:
@@ -66,24 +62,32 @@ def check_sum(manifest: Manifest) -> None:
         )
 
 
-def check_quarantined(config: DataConfig, manifest: Manifest, written: Path, keep: Path | None = None) -> None:
-    """Raise DataError where too many rows are bad, or none is left.
+def check_quarantined(
+    config: DataConfig, quarantined: Mapping[str, int], rows_in: int, written: Path, keep: Path | None = None
+) -> None:
+    """Raise DataError where too many rows are bad.
 
-    written: quarantine.jsonl. keep: where a copy of it goes before the unfinished set is deleted.
+    quarantined: rows by code. written: quarantine.jsonl. keep: where a copy of it goes before the unfinished set is
+    deleted.
     """
-    share = share_of_quarantined(manifest)
-    if share > config.max_quarantined:
-        if keep is not None:
-            shutil.copy(written, keep)  # the unfinished set is deleted, what is wrong with the rows is not
-        code, count = max(manifest.quarantined.items(), key=lambda item: item[1])
-        with written.open() as file:
-            first = next(q for q in map(json.loads, file) if q["code"] == code)
-        raise DataError(
-            f"{share:.1%} of the rows are bad, {config.max_quarantined:.1%} are allowed (data.max_quarantined)",
-            where=str(keep or written),
-            why=f"most often `{code}` ({count} rows), first in {first['file']} line {first['line']}: {first['reason']}",
-            next_step="mend the rows, map the columns (data.columns), or raise data.max_quarantined",
-        )
+    share = sum(quarantined.values()) / rows_in if rows_in else 0.0
+    if share <= config.max_quarantined:
+        return
+    if keep is not None:
+        shutil.copy(written, keep)
+    code, count = max(quarantined.items(), key=lambda item: item[1])
+    with written.open() as file:
+        first = next(q for q in map(json.loads, file) if q["code"] == code)
+    raise DataError(
+        f"{share:.1%} of the rows are bad, {config.max_quarantined:.1%} are allowed (data.max_quarantined)",
+        where=str(keep or written),
+        why=f"most often `{code}` ({count} rows), first in {first['file']} line {first['line']}: {first['reason']}",
+        next_step="mend the rows, map the columns (data.columns), or raise data.max_quarantined",
+    )
+
+
+def check_kept(config: DataConfig, manifest: Manifest) -> None:
+    """Raise DataError where no row is left in a split that was asked for."""
     for split, wanted in (("train", True), ("eval", bool(config.eval))):
         if wanted and not getattr(manifest, split).num_rows:
             raise DataError(
@@ -94,8 +98,11 @@ def check_quarantined(config: DataConfig, manifest: Manifest, written: Path, kee
             )
 
 
-def check_overlap(config: DataConfig, manifest: Manifest) -> None:
-    """Warn, or raise DataError in strict mode, where train and eval share prompts."""
+def check_content(config: DataConfig, manifest: Manifest) -> None:
+    """Warn, or raise DataError in strict mode, where train and eval share prompts; warn of written-out tokens."""
+    escaped = manifest.notes.get("rows_with_escaped_special_tokens", 0)
+    if escaped:
+        _log.warning("%d rows hold special tokens in their text: they are read as text", escaped)
     prompts = manifest.notes.get("overlapping_prompts", 0)
     if not prompts:
         return

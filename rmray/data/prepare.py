@@ -28,7 +28,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from rmray.config.train import DataConfig, TrainConfig
 from rmray.data.inputs import PreparePlan, find_inputs, input_entry
 from rmray.data.keys import Keys, holdout_limit, window_bounds
-from rmray.data.ledger import check_overlap, check_quarantined, check_sum, format_ledger, write_quarantine
+from rmray.data.ledger import check_content, check_kept, check_quarantined, check_sum, format_ledger, write_quarantine
 from rmray.data.prepared import PREPARED_FORMAT, Manifest, Split, Window, load_manifest
 from rmray.data.render import Renderer, RenderRules
 from rmray.data.sources import InputFile, check_source
@@ -100,16 +100,16 @@ def prepare(
     directory = root / plan.key()
     if (directory / "manifest.json").is_file():
         found = PreparedSet(directory, load_manifest(directory), True)
-        check_quarantined(config, found.manifest, directory / "quarantine.jsonl")
-        check_overlap(config, found.manifest)
+        check_quarantined(config, found.manifest.quarantined, found.manifest.rows_in, directory / "quarantine.jsonl")
+        check_content(config, found.manifest)
         return found
     work = root / f".{plan.key()}-{uuid.uuid4().hex[:8]}"
     try:
         (work / "staged").mkdir(parents=True)
         with _ray(), _quiet_data_context():
             manifest = _build(plan, work)
-        check_quarantined(config, manifest, work / "quarantine.jsonl", keep=root / f"{plan.key()}-quarantine.jsonl")
-        check_overlap(config, manifest)
+        check_kept(config, manifest)
+        check_content(config, manifest)
         shutil.rmtree(work / "staged")
         manifest.save(work)
         if not (directory / "manifest.json").is_file():  # another run may have been quicker
@@ -123,6 +123,11 @@ def prepare(
 def _build(plan: PreparePlan, work: Path) -> Manifest:
     """Stage, split and lay out; everything but the last steps of the manifest's life."""
     staged = _stage(plan, work / "staged")
+    rows_in = sum(staged.rows_read.values())
+    quarantined = dict(sorted(Counter(q["code"] for q in staged.quarantined).items()))
+    write_quarantine(staged.quarantined, work / "quarantine.jsonl")
+    keep = work.parent / f"{plan.key()}-quarantine.jsonl"  # the unfinished set is deleted, what is wrong is not
+    check_quarantined(plan.config, quarantined, rows_in, work / "quarantine.jsonl", keep)
     parts = {split: [p for s, p in staged.parts if s == split] for split in ("train", "eval")}
     keys: dict[str, Keys] = {split: part_keys(paths) for split, paths in parts.items()}
     notes = Counter(staged.notes)
@@ -137,7 +142,6 @@ def _build(plan: PreparePlan, work: Path) -> Manifest:
         notes["overlapping_eval_rows"] = int(np.isin(keys["eval"], shared).sum())
     notes["prompts"] = sum(len(np.unique(k)) for k in keys.values())
     notes["max_prompt_rows"] = max(int(np.unique(k, return_counts=True)[1].max(initial=0)) for k in keys.values())
-    write_quarantine(staged.quarantined, work / "quarantine.jsonl")
     layout = _lay_out(pieces, keys, work, notes) if any(map(len, keys.values())) else {}
     manifest = Manifest(
         format=PREPARED_FORMAT,
@@ -145,8 +149,8 @@ def _build(plan: PreparePlan, work: Path) -> Manifest:
         inputs=tuple(input_entry(split, file, staged.rows_read[split, file.path]) for split, file in plan.inputs),
         tokenizer_hash=plan.tokenizer_hash,
         render_rules=asdict(plan.rules),
-        rows_in=sum(staged.rows_read.values()),
-        quarantined=dict(sorted(Counter(q["code"] for q in staged.quarantined).items())),
+        rows_in=rows_in,
+        quarantined=quarantined,
         dropped=dict(sorted(staged.dropped.items())),
         notes={name: count for name, count in sorted(notes.items()) if count},
         train=Split(tuple(layout.get("train", ()))),

@@ -30,6 +30,9 @@ _FIXED_DATE_MACRO = (
     "{%- macro strftime_now(format) -%}{{- " + repr(_FIXED_DATES) + ".get(format, '2024-07-26') -}}{%- endmacro -%}"
 )
 
+# Reasoning is content that a model writes itself: its tokens stay what they are.
+_REASONING = re.compile(r"think|reason", re.IGNORECASE)
+
 Tools = Sequence[Mapping[str, Any]] | None
 
 
@@ -133,13 +136,23 @@ class Renderer:
         self._backend.no_padding()
         self._vocab_size = len(tokenizer)
         self._eos_text = str(tokenizer.convert_ids_to_tokens(rules.eos_id))
+        self._dated = "strftime_now" in str(tokenizer.chat_template or "")
         specials = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-        specials |= {str(t) for t in tokenizer.all_special_tokens}
+        specials |= {str(t) for t in tokenizer.all_special_tokens} | self._turn_tokens()
         # Longest first, so that a token that contains another is found whole. A token of one character cannot be split.
         longest_first = sorted((t for t in specials if len(t) > 1), key=lambda t: (-len(t), t))
         self._special = re.compile("|".join(re.escape(t) for t in longest_first) or r"(?!)")
         self._opening_ids = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
-        self._dated = "strftime_now" in str(tokenizer.chat_template or "")
+
+    def _turn_tokens(self) -> set[str]:
+        """Tokens that the template writes around turns without their being marked as special, as DeepSeek's are."""
+        turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        try:
+            text = self._apply_template(turn + turn, None) if self.rules.template_hash else ""
+        except RowError:
+            return set()  # a template for other chats than this one: its special tokens alone are known
+        tokens = {t.content for t in self.tokenizer.added_tokens_decoder.values() if t.content in text}
+        return {t for t in tokens if not _REASONING.search(t)}
 
     def render_paths(
         self,

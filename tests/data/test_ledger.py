@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rmray.config.train import DataConfig
-from rmray.data.ledger import check_overlap, check_quarantined, check_sum, format_ledger, write_quarantine
+from rmray.data.ledger import check_content, check_kept, check_quarantined, check_sum, format_ledger, write_quarantine
 from rmray.data.prepared import PREPARED_FORMAT, Manifest, Split, Window
 from rmray.errors import DataError, TrainingError
 
@@ -67,10 +67,11 @@ def test_quarantined_rows_are_listed_by_file_and_line(quarantine: Path) -> None:
 
 
 def test_the_limit_of_bad_rows_is_inclusive_and_says_what_is_wrong(quarantine: Path, tmp_path: Path) -> None:
-    check_quarantined(CONFIG.model_copy(update={"max_quarantined": 0.05}), MANIFEST, quarantine)
+    counts = {"broken_json": 30, "missing_field": 70}
+    check_quarantined(CONFIG.model_copy(update={"max_quarantined": 0.05}), counts, 2000, quarantine)
     keep = tmp_path / "kept.jsonl"
     with pytest.raises(DataError, match=r"5.0% of the rows are bad, 4.9% are allowed") as error:
-        check_quarantined(CONFIG.model_copy(update={"max_quarantined": 0.049}), MANIFEST, quarantine, keep)
+        check_quarantined(CONFIG.model_copy(update={"max_quarantined": 0.049}), counts, 2000, quarantine, keep)
     assert "`missing_field` (70 rows), first in f line 4" in error.value.why
     assert "the row has: better, worse" in error.value.why
     assert error.value.where == str(keep)
@@ -78,16 +79,25 @@ def test_the_limit_of_bad_rows_is_inclusive_and_says_what_is_wrong(quarantine: P
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
-def test_an_empty_split_stops_the_job(quarantine: Path, split: str) -> None:
-    manifest = replace(MANIFEST, **{split: Split(())})
+def test_an_empty_split_stops_the_job(split: str) -> None:
+    check_kept(CONFIG, MANIFEST)
     with pytest.raises(DataError, match=f"no row is left in {split}") as error:
-        check_quarantined(CONFIG, manifest, quarantine)
+        check_kept(CONFIG, replace(MANIFEST, **{split: Split(())}))
     assert "5 over_length" in error.value.why
     assert error.value.where == f"{split}.jsonl"
 
 
-def test_no_eval_is_no_empty_eval(quarantine: Path) -> None:
-    check_quarantined(DataConfig(train=["train.jsonl"]), replace(MANIFEST, eval=Split(())), quarantine)
+def test_no_eval_is_no_empty_eval() -> None:
+    check_kept(DataConfig(train=["train.jsonl"]), replace(MANIFEST, eval=Split(())))
+
+
+# Bad input 10: warned of.
+
+
+def test_written_out_tokens_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_content(CONFIG, replace(MANIFEST, notes={"rows_with_escaped_special_tokens": 3}))
+    assert "3 rows hold special tokens in their text" in caplog.text
 
 
 # Bad input 13: warned with counts, an error in strict mode.
@@ -95,14 +105,14 @@ def test_no_eval_is_no_empty_eval(quarantine: Path) -> None:
 
 def test_shared_prompts_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        check_overlap(CONFIG, MANIFEST)
+        check_content(CONFIG, MANIFEST)
         assert not caplog.records
-        check_overlap(CONFIG, OVERLAP)
+        check_content(CONFIG, OVERLAP)
     assert "train and eval share 7 prompts: 20 of 100 eval rows" in caplog.text
 
 
 def test_shared_prompts_are_an_error_in_strict_mode() -> None:
     strict = CONFIG.model_copy(update={"strict_overlap": True})
-    check_overlap(strict, MANIFEST)
+    check_content(strict, MANIFEST)
     with pytest.raises(DataError, match="share 7 prompts: 20 of 100 eval rows"):
-        check_overlap(strict, OVERLAP)
+        check_content(strict, OVERLAP)

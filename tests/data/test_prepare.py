@@ -183,7 +183,7 @@ def test_every_row_is_accounted_for(preparing: Preparing, tmp_path: Path) -> Non
 def test_too_many_bad_rows_stop_the_job_and_leave_their_list(preparing: Preparing, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [*(pair(i) for i in range(8)), b"{broken", {"prompt": "p", "text": "a"}])
     with pytest.raises(DataError, match=r"20.0% of the rows are bad, 10.0% are allowed") as error:
-        preparing(train=[path])
+        preparing(train=[path], holdout=99)  # which too would be refused: what is wrong with the rows comes first
     assert "broken_json" in error.value.why
     assert f"{path} line 9" in error.value.why
     kept = Path(error.value.where)
