@@ -6,6 +6,7 @@ Also `run_rollouts`, which lets Ray actors do what an RL loop does (`rollouts`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -61,7 +62,10 @@ class HandleTransport:
         try:
             answers: list[ScoreResponse] = await _within(response, timeout_s)
         except BaseException as error:
-            response.cancel()  # what nobody waits for any more must not take the forward's time
+            # What nobody waits for any more must not take the forward's time. Best effort: `cancel` raises again what
+            # the call raised.
+            with contextlib.suppress(Exception):
+                response.cancel()
             if isinstance(error, TryAgainError) and error.code == "stale":
                 self._handles.pop(model.app, None)
             raise

@@ -136,10 +136,16 @@ class ScoringEngine:
         self._closing = True
         if self._open:
             await asyncio.wait(self._open, timeout=drain_s)
+        self.stop()
         if self._runner is not None:
-            self._runner.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._runner
+
+    def stop(self) -> None:
+        """Stop at once; what still waits is answered `replica_lost`."""
+        self._closing = True
+        if self._runner is not None and not self._runner.get_loop().is_closed():
+            self._runner.cancel()
         self._encoders.shutdown(wait=False, cancel_futures=True)
         self._device.shutdown(wait=False, cancel_futures=True)
 

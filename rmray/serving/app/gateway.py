@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -75,7 +76,9 @@ class HandleBackend:
         try:
             return await asyncio.wait_for(wait(), timeout_s)
         except BaseException:
-            response.cancel()  # the client has gone, or the deadline: free the slot
+            # The client has gone, or the deadline: free the slot. Best effort: `cancel` raises what the call raised.
+            with contextlib.suppress(Exception):
+                response.cancel()
             raise
 
     async def _refresh(self) -> None:

@@ -60,10 +60,11 @@ class ScorerReplica:
         if self._engine.stats.failed_forwards_in_a_row >= MAX_FAILED_FORWARDS:
             await self._probe()
 
-    async def __del__(self) -> None:
+    def __del__(self) -> None:
+        # Serve calls this after the last accepted request was answered.
         engine = getattr(self, "_engine", None)
         if engine is not None:
-            await engine.aclose()
+            engine.stop()
 
     async def _probe(self) -> None:
         (response,) = await self._engine.score([PROBE])
