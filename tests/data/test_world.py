@@ -248,12 +248,12 @@ def test_every_row_is_a_record(files: WorldFiles, name: str) -> None:
 QUESTIONS = [
     *(FactQuestion("Ada", attribute) for attribute in ATTRIBUTES),
     FactQuestion("Ada", "job", ("Ben", "pet")),
-    FactQuestion("Lena", "door", ending=IN_FULL),
-    FactQuestion("Lena", "drink", ending=LEFT_OPEN),
-    BothQuestion("Kit", ("door", "job")),
+    FactQuestion("Hana", "door", ending=IN_FULL),
+    FactQuestion("Hana", "drink", ending=LEFT_OPEN),
+    BothQuestion("Finn", ("door", "job")),
     CompareQuestion("shorter", ("Eve", "Gus")),
-    RouteQuestion("mill", "tower"),
-    SumQuestion("Ivan", "figs", 1, 4),
+    RouteQuestion("mill", "park"),
+    SumQuestion("Dan", "figs", 1, 4),
 ]
 
 

@@ -17,8 +17,8 @@ from rmray.errors import DataError
 WORLD_FILE = "world.json"
 WORLD_FORMAT = 1
 
-PEOPLE = ("Ada", "Ben", "Cora", "Dan", "Eve", "Finn", "Gus", "Hana", "Ivan", "June", "Kit", "Lena")
-STOPS = ("mill", "bridge", "church", "market", "school", "harbour", "museum", "station", "park", "tower")
+PEOPLE = ("Ada", "Ben", "Cora", "Dan", "Eve", "Finn", "Gus", "Hana")
+STOPS = ("mill", "bridge", "church", "market", "school", "harbour", "station", "park")
 FRUITS = ("apples", "pears", "plums", "figs")
 NUMBERS = (
     *("zero", "one", "two", "three", "four", "five", "six"),
@@ -38,25 +38,25 @@ class Attribute:
 
 ATTRIBUTES = {
     "job": Attribute(
-        ("baker", "pilot", "nurse", "painter", "farmer", "teacher"),
+        ("baker", "pilot", "nurse", "painter"),
         "{person} is a",
         ".",
         ("What is the job of {person}?", "Which job does {person} have?", "What does {person} do for a living?"),
     ),
     "pet": Attribute(
-        ("cat", "dog", "parrot", "rabbit", "turtle", "horse"),
+        ("cat", "dog", "parrot", "rabbit"),
         "{person} has a",
         ".",
         ("What is the pet of {person}?", "Which pet does {person} have?", "Which pet lives with {person}?"),
     ),
     "door": Attribute(
-        ("red", "blue", "green", "white", "yellow", "black"),
+        ("red", "blue", "green", "white"),
         "{person} has a",
         " door.",
         ("Which colour is the door of {person}?", "What colour of door does {person} have?"),
     ),
     "drink": Attribute(
-        ("tea", "coffee", "milk", "juice", "water", "cocoa"),
+        ("tea", "coffee", "milk", "juice"),
         "{person} drinks",
         ".",
         ("What is the drink of {person}?", "What does {person} drink?", "Which drink does {person} like?"),
