@@ -159,6 +159,14 @@ def test_empty_windows_are_left_out(parts: list[Path], tmp_path: Path) -> None:
     assert [w.num_rows for w in windows] == [3, 297]
 
 
+def test_a_window_that_begins_at_a_parts_last_key_reads_it(parts: list[Path], tmp_path: Path) -> None:
+    last = int(part_keys(parts).max())
+    (window,), _ = write_windows(
+        parts, directory=tmp_path, split="train", holdout=Holdout(), first=4, bounds=[last, 2**64]
+    )
+    assert (window.path, window.num_rows) == ("train/window-00004.parquet", 3)
+
+
 # Bad input 6: duplicate and contradicting pairs are kept and counted.
 
 
