@@ -203,6 +203,19 @@ def _running_replica(name):
     return running
 
 
+def test_rollout_actors_measure_and_whiten(alpha):
+    from rmray.client.handle import run_rollouts
+    from rmray.client.rollouts import RolloutPrompt, RolloutSettings
+
+    prompts = [RolloutPrompt(f"prompt {i}", tuple("x" * (i + k + 1) for k in range(6))) for i in range(3)]
+    report = run_rollouts("alpha", prompts, RolloutSettings(steps=3, groups_per_step=4, group_size=4), num_actors=2)
+    assert (report.num_groups, report.num_completions, report.num_failed) == (24, 96, 0)
+    assert report.model_versions == {"v1": 96}
+    assert report.advantage_std == pytest.approx(1.0, abs=1e-6)
+    assert 0 < report.latency_median_s <= report.latency_p95_s <= report.latency_p99_s
+    assert report.completions_per_s == pytest.approx(96 / report.took_s)
+
+
 def test_aliases_outlive_their_actor(alpha):
     import ray
 
