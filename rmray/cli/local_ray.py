@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +37,8 @@ class LocalRay:
         asyncio.run(self._follow(client, job_id, show))
         info = client.get_job_info(job_id)
         if info.status != JobStatus.SUCCEEDED:
-            raise ClusterError(f"job {job_id} ended as {info.status}", where=entrypoint, why=str(info.message))
+            why = str(info.message).partition(", last available logs")[0]  # the log has been shown already
+            raise ClusterError(f"the job {job_id} ended as {info.status}", where=entrypoint, why=why)
 
     async def _follow(self, client: Any, job_id: str, show: Callable[[str], Any]) -> None:
         rest = ""
@@ -54,8 +57,12 @@ def local_ray() -> Iterator[LocalRay]:
 
     # An address in the environment would make the job join somebody else's cluster.
     saved = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_NAMESPACE") if name in os.environ}
+    # Ray's jobs API looks for its own cluster in the temporary directory: in a shared one it may find another's.
+    # Short, because the paths of sockets below it must stay under 108 bytes.
+    temporary = tempfile.mkdtemp(prefix="rmray-", dir="/tmp")
     context = ray.init(
         address="local",
+        _temp_dir=temporary,
         num_cpus=QUICKSTART_CPUS,
         num_gpus=0,
         include_dashboard=True,
@@ -68,6 +75,7 @@ def local_ray() -> Iterator[LocalRay]:
         yield LocalRay(ray.get_runtime_context().gcs_address, f"http://{context.dashboard_url}")
     finally:
         ray.shutdown()
+        shutil.rmtree(temporary, ignore_errors=True)
         os.environ.update(saved)
 
 

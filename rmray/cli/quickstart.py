@@ -36,7 +36,7 @@ from rmray.errors import RunError
 
 MARKER = ".rmray-quickstart"
 SEED = 0
-NUM_PROMPTS = 6000
+NUM_PROMPTS = 12000
 RUN = "run"
 SERVED_NAME = "quickstart"
 
@@ -123,14 +123,22 @@ def _write_config(root: Path, world: WorldFiles) -> TrainConfig:
     from rmray.models.tiny_base import build_tiny_base
 
     build_tiny_base(
-        root / "base", _texts(world.pairs_train), layers=2, hidden=128, vocab_size=512, max_length=256, seed=SEED
+        root / "base",
+        _texts(world.pairs_train),
+        layers=2,
+        hidden=64,
+        heads=4,
+        vocab_size=1024,
+        max_length=256,
+        initializer_range=0.125,  # 64 ** -0.5: trained from scratch, not fine-tuned
+        seed=SEED,
     )
     config = TrainConfig(
         run=RunConfig(name=RUN, storage=str(root), seed=SEED),
         data=DataConfig(train=[str(world.pairs_train)], eval=[str(world.pairs_test)], max_length=128),
         model=ModelConfig(base=str(root / "base"), dtype="float32"),
         objective=ObjectiveConfig(name="bradley_terry", center=0.01),
-        optim=OptimConfig(lr=2e-3, global_batch_size=64, epochs=4),
+        optim=OptimConfig(lr=3e-3, betas=(0.9, 0.98), global_batch_size=128, epochs=3, max_steps=300),
         workers=WorkersConfig(num=2, cpus=1, zero_stage=3),
         checkpoint=CheckpointConfig(every_steps=100, keep=2),
         evaluate=EvaluateConfig(every_steps=100),
