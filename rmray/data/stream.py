@@ -72,7 +72,7 @@ def feed_steps(source: StepSource, *, world_size: int, start_step: int = 0) -> l
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=0,
-        compute=ray.data.TaskPoolStrategy(PLANNING_TASKS),
+        compute=ray.data.TaskPoolStrategy(min(PLANNING_TASKS, max(1, len(chunks)))),
     )
     # A dataset has its own copy of the context: the driver's other datasets are not touched.
     shares.context.target_max_block_size = 1

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rmray.config.train import TrainConfig
-from rmray.errors import ModelError
+from rmray.errors import ClusterError, ModelError
 
 SHARDING_PAYS_FROM = 2_000_000_000  # parameters: below, plain data parallel is faster than ZeRO-3
 CHECKPOINTING_PAYS_FROM = 1_000_000_000
@@ -46,6 +47,28 @@ class Choices:
     zero_stage: int
     gradient_checkpointing: bool
     max_micro_batch_tokens: int
+
+
+def check_capacity(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Most workers that share a node. nodes: the resources of each, CPU and GPU.
+
+    Raises ClusterError where not all workers fit: a worker is never cut in two, and must not wait for ever.
+    """
+    workers = config.workers
+    fits = [
+        int(min(node.get("CPU", 0.0) // workers.cpus, node.get("GPU", 0.0) // workers.gpus if workers.gpus else 1e9))
+        for node in nodes
+    ]
+    if sum(fits) < workers.num:
+        cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+        raise ClusterError(
+            f"{workers.num} workers do not fit in the cluster",
+            where="workers",
+            why=f"{workers.num} x ({workers.cpus} CPUs, {workers.gpus} GPUs) are asked for; {len(nodes)} node(s) have "
+            f"{cpus:g} CPUs and {gpus:g} GPUs in all, room for {sum(fits)}",
+            next_step="lower workers.num, workers.cpus or workers.gpus, or add nodes",
+        )
+    return min(max(fits), workers.num)
 
 
 def choose(config: TrainConfig, shape: ModelShape, machine: Machine) -> Choices:

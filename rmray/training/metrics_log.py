@@ -10,6 +10,16 @@ from pathlib import Path
 from typing import Any
 
 METRICS_FILE, TENSORBOARD_DIR = "metrics.jsonl", "tensorboard"
+FINAL_FIGURES = (
+    "loss",
+    "accuracy",
+    "margin",
+    "eval_loss",
+    "eval_accuracy",
+    "eval_accuracy_low",
+    "eval_accuracy_high",
+    "eval_ece",
+)
 
 
 class MetricsLog:
@@ -45,6 +55,14 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
             for line in file:
                 if line.endswith("\n"):
                     yield json.loads(line)
+
+
+def final_figures(path: Path) -> dict[str, Any]:
+    """What the last step and the last held-out evaluation came to."""
+    merged: dict[str, Any] = {}
+    for line in read_metrics(path):
+        merged |= line
+    return {key: merged[key] for key in FINAL_FIGURES if key in merged}
 
 
 def forget_from(path: Path, step: int) -> None:

@@ -6,6 +6,7 @@ On a terminal a live line with bar and ETA; elsewhere plain lines, some seconds 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import threading
 import time
@@ -32,18 +33,22 @@ class Display(Protocol):
 
 
 class Pace:
-    """Seconds left, from the pace of the last steps. Knows the steps done before a resume, which took no time now."""
+    """Seconds left, from the median of the last steps; None at the first step, which waits for the first data."""
 
     def __init__(self, num_steps: int) -> None:
         self._num_steps = num_steps
         self._recent: list[float] = []
+        self._started = False
 
-    def seconds_left(self, line: Mapping[str, Any]) -> float:
+    def seconds_left(self, line: Mapping[str, Any]) -> float | None:
+        if not self._started:
+            self._started = True
+            return None
         self._recent = [*self._recent[-19:], float(line["seconds"])]
-        return (self._num_steps - 1 - int(line["step"])) * sum(self._recent) / len(self._recent)
+        return (self._num_steps - 1 - int(line["step"])) * statistics.median(self._recent)
 
 
-def format_step(line: Mapping[str, Any], num_steps: int, seconds_left: float) -> str:
+def format_step(line: Mapping[str, Any], num_steps: int, seconds_left: float | None) -> str:
     """One training step as a person reads it."""
     if line.get("skipped"):
         return f"step {line['step'] + 1}/{num_steps}  skipped: loss or gradient not finite"
@@ -62,8 +67,10 @@ def format_evaluation(line: Mapping[str, Any]) -> str:
     )
 
 
-def format_seconds(seconds: float) -> str:
-    """1:02:03, or 2:03."""
+def format_seconds(seconds: float | None) -> str:
+    """1:02:03, or 2:03; a dash where it is not known."""
+    if seconds is None:
+        return "-"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -7,7 +7,6 @@ check the run directory -> join Ray -> prepare -> look at machine and model -> c
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -28,23 +27,21 @@ from rmray.data.chunks import StepSource, count_steps
 from rmray.data.prepare import PreparedSet, format_ledger, prepare_for
 from rmray.data.shares import StepShare
 from rmray.data.stream import SHARD_NAME, TrainingDataConfig, iter_steps
-from rmray.errors import ClusterError, RmrayError, TrainingError
+from rmray.errors import RmrayError, TrainingError
+from rmray.models.bundle.manifest import MANIFEST_NAME
 from rmray.training import run_dir as runs
-from rmray.training.auto import Choices, Machine, ModelShape, choose
+from rmray.training.auto import Choices, Machine, ModelShape, check_capacity, choose
 from rmray.training.engine import Ranks
 from rmray.training.export import BUNDLE_DIR, export_run
-from rmray.training.metrics_log import METRICS_FILE, read_metrics
+from rmray.training.faults import forget_fault, raise_fault, what_failed, write_fault
+from rmray.training.metrics_log import METRICS_FILE, final_figures
 from rmray.training.progress import follow, make_display
 from rmray.training.state import Checkpoint, newest_checkpoint
 from rmray.training.worker import CHECKPOINTS_DIR, WorkerJob, run_worker
 
-RAY_DIR, FAULT_FILE = "ray", "fault.json"
+RAY_DIR = "ray"
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 WORKER_START_TIMEOUT_S = 300  # Ray Train gives up after 60: too few where many workers import torch at once
-FINAL_FIGURES = ("loss", "accuracy", "margin", "eval_loss", "eval_accuracy", "eval_accuracy_low", "eval_accuracy_high",
-                 "eval_ece")  # fmt: skip
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +77,15 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         job = _make_job(run_dir, config, choices, prepared, identity)
         _say(_describe(job))
         checkpoint = newest_checkpoint(run_dir / CHECKPOINTS_DIR, warn=_say)
-        if checkpoint is None or checkpoint.state.step < job.num_steps:
+        trained = checkpoint is None or checkpoint.state.step < job.num_steps
+        if trained:
             _fit(job)
             checkpoint = newest_checkpoint(run_dir / CHECKPOINTS_DIR, warn=_say)
         if checkpoint is None:
             raise TrainingError("the run ended without a checkpoint", where=str(run_dir))
-        metrics = final_figures(run_dir, job.num_steps)
-        _export(job, checkpoint, metrics)
+        metrics = {"steps": job.num_steps, **final_figures(run_dir / METRICS_FILE)}
+        if trained or not (run_dir / BUNDLE_DIR / MANIFEST_NAME).exists():
+            _export(job, checkpoint, metrics)
     return TrainOutcome(run_dir, run_dir / BUNDLE_DIR, metrics)
 
 
@@ -105,39 +104,22 @@ def joined_ray() -> Iterator[None]:
         ray.shutdown()
 
 
-def check_capacity(config: TrainConfig, nodes: list[dict[str, float]]) -> int:
-    """Most workers that share a node. nodes: the resources of each. Raises ClusterError where not all workers fit."""
-    workers = config.workers
-    fits = [
-        int(min(node.get("CPU", 0.0) // workers.cpus, node.get("GPU", 0.0) // workers.gpus if workers.gpus else 1e9))
-        for node in nodes
-    ]
-    if sum(fits) < workers.num:
-        cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
-        raise ClusterError(
-            f"{workers.num} workers do not fit in the cluster",
-            where="workers",
-            why=f"{workers.num} x ({workers.cpus} CPUs, {workers.gpus} GPUs) are asked for; {len(nodes)} node(s) have "
-            f"{cpus:g} CPUs and {gpus:g} GPUs in all, room for {sum(fits)}",
-            next_step="lower workers.num, workers.cpus or workers.gpus, or add nodes",
-        )
-    return min(max(fits), workers.num)
-
-
-def final_figures(run_dir: Path, num_steps: int) -> dict[str, Any]:
-    """What the last step and the last held-out evaluation came to, from the metrics file."""
-    merged: dict[str, Any] = {}
-    for line in read_metrics(run_dir / METRICS_FILE):
-        merged |= line
-    return {"steps": num_steps, **{key: merged[key] for key in FINAL_FIGURES if key in merged}}
-
-
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """Workers run in another folder: what is a path here becomes an absolute one."""
-    base = Path(config.model.base).expanduser()
-    model = config.model.model_copy(update={"base": str(base.resolve())} if base.is_dir() else {})
+
+    def absolute(name: str) -> str:
+        path = Path(name).expanduser()
+        return str(path.resolve()) if path.exists() else name
+
+    files = {split: [absolute(source) for source in getattr(config.data, split)] for split in ("train", "eval")}
     storage = str(Path(config.run.storage).expanduser().resolve())
-    return config.model_copy(update={"model": model, "run": config.run.model_copy(update={"storage": storage})})
+    return config.model_copy(
+        update={
+            "run": config.run.model_copy(update={"storage": storage}),
+            "data": config.data.model_copy(update=files),
+            "model": config.model.model_copy(update={"base": absolute(config.model.base)}),
+        }
+    )
 
 
 def _look_from_a_worker(config: TrainConfig, workers_per_node: int) -> Any:
@@ -200,7 +182,7 @@ def _fit(job: WorkerJob) -> None:
     """Run the workers, showing their progress, until the last step is saved."""
     config, run_dir = job.config, Path(job.run_dir)
     shutil.rmtree(run_dir / RAY_DIR, ignore_errors=True)
-    (run_dir / FAULT_FILE).unlink(missing_ok=True)
+    forget_fault(run_dir)
     trainer = TorchTrainer(
         _train_on_worker,
         train_loop_config={"job": job},
@@ -225,7 +207,7 @@ def _fit(job: WorkerJob) -> None:
         with _controller_environment(), follow(run_dir / METRICS_FILE, make_display(job.num_steps)):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise _fault_of(error, run_dir) from error
+        raise what_failed(run_dir, getattr(error, "worker_failures", {}), str(error)) from error
 
 
 @contextlib.contextmanager
@@ -271,9 +253,8 @@ def _train_on_worker(payload: dict[str, Any]) -> None:
     if job.choices.device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train announces every report of every rank
-    fault = Path(job.run_dir, FAULT_FILE)
-    if fault.exists():  # a fault of ours would only come again: do not spend the restarts on it
-        raise TrainingError("the run has failed", where=str(fault))
+    run_dir = Path(job.run_dir)
+    raise_fault(run_dir)  # one of ours would only come again: do not spend the restarts on it
 
     def shares(start_step: int, ranks: Ranks) -> Iterable[StepShare]:
         return iter_steps(
@@ -287,7 +268,7 @@ def _train_on_worker(payload: dict[str, Any]) -> None:
     try:
         run_worker(replace(job, choices=_on_device(job.choices)), shares, report=ray.train.report)
     except RmrayError as error:
-        _write_fault(fault, error)
+        write_fault(run_dir, error)
         raise
 
 
@@ -298,28 +279,6 @@ def _on_device(choices: Choices) -> Choices:
     from ray.train.torch import get_device
 
     return replace(choices, device=str(get_device()))
-
-
-def _write_fault(path: Path, error: RmrayError) -> None:
-    text = json.dumps({"what": error.what, "where": error.where, "why": error.why, "next_step": error.next_step})
-    with contextlib.suppress(FileExistsError), path.open("x") as file:  # the first rank's counts
-        file.write(text)
-
-
-def _fault_of(error: ray.train.TrainingFailedError, run_dir: Path) -> RmrayError:
-    """What the user is told when the workers have given up."""
-    path = run_dir / FAULT_FILE
-    if path.exists():
-        return TrainingError(**json.loads(path.read_text()))
-    failures = getattr(error, "worker_failures", {})
-    first = next(iter(failures.items()), None)
-    why = f"rank {first[0]}: {first[1]!s:.2000}" if first else str(error)[:2000]
-    return TrainingError(
-        "the workers failed more often than workers.max_failures allows",
-        where=str(run_dir),
-        why=why,
-        next_step="mend the cause and run the same command with --resume: it goes on from the newest checkpoint",
-    )
 
 
 def _export(job: WorkerJob, checkpoint: Checkpoint, metrics: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rmray.config.train import TrainConfig
-from rmray.errors import ModelError
-from rmray.training.auto import Machine, ModelShape, choose, choose_zero_stage, micro_batch_tokens
+from rmray.errors import ClusterError, ModelError
+from rmray.training.auto import Machine, ModelShape, check_capacity, choose, choose_zero_stage, micro_batch_tokens
 
 GIB = 2**30
 TINY = ModelShape(num_parameters=100_000, hidden=32, intermediate=96, layers=2)
@@ -79,3 +79,14 @@ def test_more_memory_checkpointing_or_shards_never_give_fewer_tokens() -> None:
     assert tokens() < tokens(shards=32)
     assert tokens() < tokens(gradient_checkpointing=True)
     assert tokens(bfloat16=False) < tokens()
+
+
+def test_capacity_is_counted_by_node() -> None:
+    # A worker is not cut in two: 2 x 3 CPUs hold two workers of 2 CPUs each, not three.
+    nodes = [{"CPU": 3.0}, {"CPU": 3.0, "GPU": 1.0}]
+    assert check_capacity(config(workers={"num": 2, "cpus": 2}), nodes) == 1
+    assert check_capacity(config(workers={"num": 5}), nodes) == 3
+    with pytest.raises(ClusterError, match="room for 2"):
+        check_capacity(config(workers={"num": 3, "cpus": 2}), nodes)
+    with pytest.raises(ClusterError, match="6 CPUs and 1 GPUs in all, room for 1"):
+        check_capacity(config(workers={"num": 2, "gpus": 1}), nodes)

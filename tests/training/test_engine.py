@@ -115,7 +115,7 @@ def reference() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def at_stage() -> Callable[[int], dict[str, Any]]:
-    answers = run_ranks(train_at_every_stage, 2)
+    answers = run_ranks(train_at_every_stage, 2, timeout_s=400)
     for stage in STAGES:  # both ranks see the same whole tensors and the same outcomes
         assert answers[0][stage]["results"] == answers[1][stage]["results"]
         assert same_state(answers[0][stage]["state"], answers[1][stage]["state"])

@@ -1,6 +1,6 @@
 """Whole runs are one curve: on two ranks at stage 3, on one at stage 0, in bare torch, and resumed from a checkpoint.
 
-Uneven on purpose: three rows a prompt, mixed lengths, a token budget so small that steps accumulate and ranks idle.
+Uneven on purpose: four rows a prompt, mixed lengths, a token budget so small that steps accumulate and ranks idle.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base of one layer and three prepared sets, one with a single poisoned row, one with nothing else."""
     directory = tmp_path_factory.mktemp("loop")
     build_tiny_base(directory / "base", TINY_TEXTS * 4, layers=1, hidden=16, vocab_size=300)
-    rows = random_rows(6 * STEPS, rows_per_prompt=3, prompt_tokens=(1, 20), completion_tokens=(1, 30))
+    rows = random_rows(6 * STEPS, rows_per_prompt=4, prompt_tokens=(1, 20), completion_tokens=(1, 30))
     held_out = random_rows(24, seed=1, rows_per_prompt=2, completion_tokens=(1, 30), file_hash="fedcba9876543210")
     write_prepared(directory / "set", rows, window_rows=170, eval_rows=held_out)
     few = rows[: 6 * SHORT]

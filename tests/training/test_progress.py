@@ -26,10 +26,13 @@ EVALUATION = {
 
 def test_plain_lines_say_all_that_matters() -> None:
     out = io.StringIO()
-    display = PlainDisplay(10, out, clock=lambda: 0.0)
+    now = iter(range(0, 1000, 10))
+    display = PlainDisplay(10, out, clock=lambda: float(next(now)))
+    display.show({**STEP, "step": 3, "seconds": 100.0})  # it waited for the first data
     display.show(STEP)
     display.show(EVALUATION)
     assert out.getvalue().splitlines() == [
+        "step 4/10  loss 0.6931  accuracy 0.500  12.3 pairs/s  ETA -",
         "step 5/10  loss 0.6931  accuracy 0.500  12.3 pairs/s  ETA 0:10",
         "held out at step 5: loss 0.5000  accuracy 0.750 [0.700, 0.800]  ECE 0.100",
     ]
@@ -63,7 +66,7 @@ def test_a_terminal_gets_a_live_line() -> None:
 
 
 def test_seconds() -> None:
-    assert [format_seconds(s) for s in (0, 59.6, 3725)] == ["0:00", "1:00", "1:02:05"]
+    assert [format_seconds(s) for s in (0, 59.6, 3725, None)] == ["0:00", "1:00", "1:02:05", "-"]
 
 
 class Recorder:

@@ -116,6 +116,14 @@ def test_a_score_that_is_not_finite_skips_the_step_and_names_its_micro_batch(bad
     assert engine.updates == 0
 
 
+def test_an_infinite_loss_with_a_finite_gradient_is_skipped_too() -> None:
+    engine = engine_of([0.0, 1.0, 2.0, 3.0])
+    pairs = [row("fine", (0, 1), margin=0.0)], [row("bad", (2, 3), margin=math.inf)], [row("more", (3, 2), margin=0.0)]
+    result = run(engine, share(*pairs), Objective(margin="data"))
+    assert (result["applied"], result["grad_norm"], result["faulty_row_ids"]) == (False, None, ("bad",))
+    assert engine.backbone.model.weight.flatten().tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
 def test_evaluation_is_exact_and_trains_nothing() -> None:
     engine = engine_of([2, 1.5, 3, 0.5, 1, 1, 2, 1])
     pairs = [row(f"r{i}", (i, 4 + i)) for i in range(4)]

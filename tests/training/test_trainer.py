@@ -16,7 +16,7 @@ from rmray.models.bundle import load_bundle
 from rmray.models.scorer import score_requests
 from rmray.schema import ScoreRequest, ScoreResult
 from rmray.training.metrics_log import read_metrics
-from rmray.training.trainer import TrainOutcome, check_capacity, train
+from rmray.training.trainer import TrainOutcome, train
 
 ANIMALS = ("fox", "dog", "cat", "owl", "bee", "ant", "hen", "elk")
 
@@ -117,12 +117,3 @@ def test_more_workers_than_the_cluster_has(config: TrainConfig, ray_cluster: Non
         train(config.model_copy(update={"workers": workers, "optim": optim, "run": run}))
     assert "8 CPUs and 0 GPUs in all, room for 0" in str(caught.value)
     assert not (Path(config.run.storage) / "too-large").exists()
-
-
-def test_capacity_is_counted_by_node(config: TrainConfig) -> None:
-    # A worker is not cut in two: 2 x 3 CPUs hold two workers of 2 CPUs each, not three.
-    workers = config.workers.model_copy(update={"num": 3, "cpus": 2})
-    nodes = [{"CPU": 3.0}, {"CPU": 3.0, "GPU": 1.0}]
-    with pytest.raises(ClusterError, match="room for 2"):
-        check_capacity(config.model_copy(update={"workers": workers}), nodes)
-    assert check_capacity(config, nodes) == 2

@@ -1,0 +1,55 @@
+"""What made the workers give up, told to the driver through the run directory. Used by `trainer`; no Ray.
+
+An error of ours on a worker is written to RUN/fault.json, so that it reaches the user as it was and, as it would only
+come again, costs no restarts. Anything else (a killed process, a full disk) is left to Ray Train's restarts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from rmray.errors import BundleError, ClusterError, DataError, ModelError, RmrayError, TrainingError
+
+FAULT_FILE = "fault.json"
+MAX_CHARS = 2000
+KINDS: dict[str, type[RmrayError]] = {
+    kind.__name__: kind for kind in (BundleError, ClusterError, DataError, ModelError, TrainingError)
+}
+
+
+def write_fault(run_dir: Path, error: RmrayError) -> None:
+    """Keep an error for the driver; where several ranks fail, the first one's."""
+    details = {"what": error.what, "where": error.where, "why": error.why, "next_step": error.next_step}
+    with contextlib.suppress(FileExistsError), (run_dir / FAULT_FILE).open("x") as file:
+        file.write(json.dumps({"kind": type(error).__name__, **details}))
+
+
+def raise_fault(run_dir: Path) -> None:
+    """Raise the error that was written, if one was."""
+    path = run_dir / FAULT_FILE
+    if path.exists():
+        details = json.loads(path.read_text())
+        raise KINDS.get(details.pop("kind"), TrainingError)(**details)
+
+
+def forget_fault(run_dir: Path) -> None:
+    (run_dir / FAULT_FILE).unlink(missing_ok=True)
+
+
+def what_failed(run_dir: Path, worker_failures: Mapping[int, Exception], summary: str) -> RmrayError:
+    """What the user is told when the workers have given up. worker_failures: by rank."""
+    try:
+        raise_fault(run_dir)
+    except RmrayError as error:
+        return error
+    rank, failure = next(iter(worker_failures.items()), (None, summary))
+    text = str(failure)[-MAX_CHARS:]
+    return TrainingError(
+        "the workers failed more often than workers.max_failures allows",
+        where=str(run_dir),
+        why=text if rank is None else f"rank {rank}: {text}",
+        next_step="mend the cause and run the same command with --resume: it goes on from the newest checkpoint",
+    )

@@ -1,0 +1,37 @@
+"""What the driver learns of a fault on a worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rmray.errors import ModelError, RowError, TrainingError
+from rmray.training.faults import forget_fault, raise_fault, what_failed, write_fault
+
+
+def test_a_fault_of_ours_comes_back_as_it_was_and_the_first_one_counts(tmp_path: Path) -> None:
+    raise_fault(tmp_path)
+    ours = ModelError("too large", where="model.base", why="because", next_step="do this")
+    write_fault(tmp_path, ours)
+    write_fault(tmp_path, TrainingError("a later one"))
+    with pytest.raises(ModelError) as caught:
+        raise_fault(tmp_path)
+    assert str(caught.value) == str(ours)
+    assert str(what_failed(tmp_path, {0: RuntimeError("gone")}, "failed")) == str(ours)
+    forget_fault(tmp_path)
+    raise_fault(tmp_path)
+
+
+def test_any_other_failure_names_its_rank_and_how_to_go_on(tmp_path: Path) -> None:
+    error = what_failed(tmp_path, {1: RuntimeError("out of memory")}, "failed")
+    assert isinstance(error, TrainingError)
+    assert "rank 1: out of memory" in str(error)
+    assert "--resume" in str(error)
+    assert "the controller died" in str(what_failed(tmp_path, {}, "the controller died"))
+
+
+def test_a_kind_that_needs_more_than_words_comes_back_as_a_training_error(tmp_path: Path) -> None:
+    write_fault(tmp_path, RowError("blank", "a row is blank"))
+    with pytest.raises(TrainingError, match="a row is blank"):
+        raise_fault(tmp_path)
