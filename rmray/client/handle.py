@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -135,10 +136,13 @@ def run_rollouts(
     """
     import ray
 
+    from rmray.client.rewards import RewardClient
     from rmray.client.rollouts import RolloutActor, merge_stats
 
     if not ray.is_initialized():
-        ray.init(address=address or "auto", log_to_driver=False)
+        ray.init(address=address or "auto", logging_level=logging.WARNING, log_to_driver=False)
+    with RewardClient.connect(name, timeout_s=settings.timeout_s):
+        pass  # an unknown name is told here, not out of an actor
     actor: Any = ray.remote(num_cpus=0)(RolloutActor)
     actors: list[Any] = [actor.remote(name, list(prompts), settings, seed) for seed in range(num_actors)]
     ray.get([a.ready.remote() for a in actors])  # started and connected before the clock runs

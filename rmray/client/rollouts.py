@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmray.client.rewards import RewardClient
-from rmray.errors import DataError, RowError
+from rmray.errors import DataError, RequestError, RowError, UserError
 from rmray.metrics.whitening import whiten
 from rmray.schema import Content, ScoreRequest, ScoreResult
 
@@ -192,7 +193,10 @@ class RolloutActor:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The job: read prompts, let actors roll out, print the report. Exit code 1 where a completion had no score."""
+    """The job: read prompts, let actors roll out, print the report.
+
+    Exit code 0; 1 where a completion had no score; 2 for what the user can mend, told without a traceback.
+    """
     from rmray.client.handle import run_rollouts
 
     parser = argparse.ArgumentParser(prog="rollouts", description="Ray actors ask a served model for rewards.")
@@ -206,18 +210,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--address", default=None, help="Ray cluster (default: RAY_ADDRESS, or the one running here)")
     parser.add_argument("--json", action="store_true", help="end stdout with one JSON object")
     arguments = parser.parse_args(argv)
-    report = run_rollouts(
-        arguments.name,
-        read_rollout_prompts(arguments.prompts),
-        RolloutSettings(
-            steps=arguments.steps,
-            groups_per_step=arguments.groups_per_step,
-            group_size=arguments.group_size,
-            timeout_s=arguments.timeout_s,
-        ),
-        num_actors=arguments.actors,
-        address=arguments.address,
-    )
+    try:
+        report = run_rollouts(
+            arguments.name,
+            read_rollout_prompts(arguments.prompts),
+            RolloutSettings(
+                steps=arguments.steps,
+                groups_per_step=arguments.groups_per_step,
+                group_size=arguments.group_size,
+                timeout_s=arguments.timeout_s,
+            ),
+            num_actors=arguments.actors,
+            address=arguments.address,
+        )
+    except (UserError, RequestError) as error:
+        print(f"rollouts: error: {error}", file=sys.stderr)
+        return 2
     print(format_report(report))
     if arguments.json:
         print(json.dumps(asdict(report), allow_nan=False))

@@ -1,6 +1,8 @@
 """Deployed for real on a local Ray: scores by handle and HTTP, groups, faults alone, the alias moved and kept."""
 
 import asyncio
+import json
+from dataclasses import replace
 from functools import partial
 
 import httpx
@@ -36,10 +38,12 @@ def url(ray_cluster):
     """The URL of the gateway, with `alpha` served at v1; all of Serve goes down after."""
     from ray import serve
 
+    from rmray.serving.app import undeploy
     from rmray.serving.app.cluster import ensure_http, free_port
 
     ensure_http(free_port("127.0.0.1"))
     yield deploy("alpha", "v1").url
+    undeploy("alpha")
     serve.shutdown()
 
 
@@ -226,6 +230,30 @@ def test_aliases_outlive_their_actor(alpha):
     ray.kill(alias_actor(), no_restart=False)
     assert served_models() == before
     assert alpha.model().model_version == "v1"
+
+
+def test_a_rollout_job_of_an_unknown_name_says_so(alpha, tmp_path, capsys):
+    from rmray.client.rollouts import main
+
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "p", "completions": ["a", "b"]}\n')
+    assert main(["--name", "gamma", "--prompts", str(prompts)]) == 2
+    assert "served: alpha" in capsys.readouterr().err
+    assert main(["--name", "alpha", "--prompts", str(prompts), "--steps", "1", "--actors", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_completions"] == 64
+
+
+def test_an_alias_whose_app_is_gone_is_forgotten(alpha):
+    import ray
+
+    from rmray.serving.app import served_models
+    from rmray.serving.app.aliases import alias_actor
+
+    ghost = replace(alpha.model(), name="ghost", app="ghost-v1")
+    ray.get(alias_actor().move.remote(ghost))
+    assert set(served_models()) == {"alpha"}
+    with pytest.raises(RequestError, match="served: alpha"):
+        RewardClient.connect("ghost")
 
 
 def test_a_replica_that_never_fits_is_refused_at_once(url):

@@ -25,11 +25,12 @@ TOLERANCE = 1e-5  # fp32 on the same kind of device: the goldens' own
 def deployed(ray_cluster, bundle_dir):
     from ray import serve
 
-    from rmray.serving.app import deploy
+    from rmray.serving.app import deploy, undeploy
     from rmray.serving.app.cluster import ensure_http, free_port
 
     ensure_http(free_port("127.0.0.1"))
     yield deploy(bundle_dir, name="tiny", cpus=1, drain_s=0.0, start_timeout_s=120)
+    undeploy("tiny")
     serve.shutdown()
 
 

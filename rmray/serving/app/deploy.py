@@ -98,7 +98,7 @@ def deploy_scorer(
     url = ensure_http(http_port)
     if url is not None:
         _ensure_gateway()
-    before: ServedModel | None = ray.get(aliases.all.remote()).get(name)
+    before = _live_models().get(name)
     digest = _digest(checked)
     app = _choose_app(name, model_version, digest, before)
     if _status(app) != "RUNNING":
@@ -132,7 +132,7 @@ def undeploy(name: str) -> None:
     name."""
     aliases = alias_actor()
     model: ServedModel | None = ray.get(aliases.remove.remote(name))
-    left: dict[str, ServedModel] = ray.get(aliases.all.remote())
+    left = _live_models()
     if model is None:
         raise ConfigError(f"nothing is served as {name!r}", why=f"served: {', '.join(sorted(left)) or 'none'}")
     serve.delete(model.app)
@@ -142,7 +142,18 @@ def undeploy(name: str) -> None:
 
 def served_models() -> dict[str, ServedModel]:
     """Names and what answers for them on this cluster."""
-    known: dict[str, ServedModel] = ray.get(alias_actor().all.remote())
+    return _live_models()
+
+
+def _live_models() -> dict[str, ServedModel]:
+    """All aliases, without those whose app is gone (after `serve shutdown`, say): these are forgotten."""
+    aliases = alias_actor()
+    known: dict[str, ServedModel] = ray.get(aliases.all.remote())
+    apps = serve.status().applications
+    for name, model in list(known.items()):
+        if model.app not in apps:
+            ray.get(aliases.remove.remote(name))
+            del known[name]
     return known
 
 
