@@ -50,6 +50,8 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is there twice", key_node.start_mark
@@ -69,6 +71,15 @@ _Loader.add_implicit_resolver(
     list("-+0123456789."),
 )
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|false|False)$"), list("tTfF"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever `_Loader` or YAML 1.1 would read as no text: a run may be called `1e5`."""
+
+
+for _first, _resolvers in _Loader.yaml_implicit_resolvers.items():
+    for _tag, _pattern in _resolvers:
+        _Dumper.add_implicit_resolver(_tag, _pattern, [_first])
 
 
 def load_config(kind: type[Config], path: str | Path | None, overrides: Sequence[tuple[str, str]] = ()) -> Config:
@@ -94,7 +105,8 @@ def load_config(kind: type[Config], path: str | Path | None, overrides: Sequence
 
 def save_config(config: BaseModel, path: str | Path) -> None:
     """Write the resolved config as YAML that `load_config` reads back to an equal config."""
-    Path(path).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    text = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    Path(path).write_text(text, encoding="utf-8")
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Path_, str]]:
@@ -152,8 +164,10 @@ def _config_error(
     faults: dict[Path_, str] = {}
     for detail in error.errors():
         keys = _field_path(detail["loc"], known, extra=detail["type"] == "extra_forbidden")
-        # One union gives one detail a member: the first one of a path speaks for it.
-        faults.setdefault(keys, _describe(keys, detail, known))
+        if keys not in faults:
+            faults[keys] = _describe(keys, detail, known)
+        elif (other := _sentence(detail["msg"])) not in faults[keys]:  # a union gives one detail a member
+            faults[keys] += f", or {other}"
     messages = [f"{_where(keys, lines, source)}: {text}" for keys, text in faults.items()]
     if len(messages) == 1:
         return ConfigError(messages[0])
@@ -185,21 +199,27 @@ def _describe(keys: Path_, detail: Any, known: set[Path_]) -> str:
     if detail["type"] == "extra_forbidden":
         near = nearest(keys, known)
         return f"unknown key `{dotted}`" + (f"; did you mean `{near}`?" if near else "")
-    if detail["type"] == "missing":
+    if detail["type"] == "missing" and detail["loc"][-1] == keys[-1]:
         return f"`{dotted}` is missing"
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
-    return f"`{dotted}` is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    return f"`{dotted}` is {detail['input']!r}: {_sentence(detail['msg'])}"
+
+
+def _sentence(message: str) -> str:
+    return message[:1].lower() + message[1:]
 
 
 def nearest(keys: Path_, known: set[Path_]) -> str | None:
     """The known dotted path that an unknown one most likely means, or None."""
-    if keys[-1] in FOREIGN_NAMES:
-        return FOREIGN_NAMES[keys[-1]]
+    foreign = {name: path for name, path in FOREIGN_NAMES.items() if tuple(path.split(".")) in known}
+    if keys[-1] in foreign:
+        return foreign[keys[-1]]
     siblings = {".".join(k): k[-1] for k in known if k[:-1] == keys[:-1]}
     everywhere = {".".join(k): k[-1] for k in known}
     for candidates in (siblings, everywhere):
         names = difflib.get_close_matches(keys[-1], candidates.values(), n=1, cutoff=0.6)
         if names:
             return next(path for path, name in candidates.items() if name == names[0])
-    return None
+    misspelt = difflib.get_close_matches(keys[-1], foreign, n=1, cutoff=0.8)
+    return foreign[misspelt[0]] if misspelt else None

@@ -16,6 +16,7 @@ class Section(BaseModel):
 
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Sources = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
@@ -24,7 +25,7 @@ class RunConfig(Section):
     """Name of the run; its directory is `storage`/`name`."""
     storage: str = "runs"
     """Where runs and prepared sets live: a path that every node of the cluster sees."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the order, the head's initial weights and dropout."""
 
 
@@ -47,15 +48,6 @@ class DataConfig(Section):
     """Refuse, rather than warn, when train and eval share prompts."""
 
 
-class LoraConfig(Section):
-    r: PositiveInt = 16
-    """Rank of the adapters."""
-    alpha: Annotated[float, Field(gt=0)] = 32.0
-    """Scale of the adapters."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Dropout on adapters alone."""
-
-
 class ModelConfig(Section):
     base: str
     """Base model: a directory or a Hub id."""
@@ -63,6 +55,8 @@ class ModelConfig(Section):
     """Compute type. auto: bfloat16 on a GPU that has it, float32 elsewhere. The head and reductions stay float32."""
     pooling: Literal["last", "mean", "first"] = "last"
     """Where a sequence's score is read: last real token, mean over the completion, or first token (encoders)."""
+    lora: None = None
+    """Low-rank adapters: none, all weights are trained."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass. auto: on a GPU for models of 1B parameters and more."""
     packed: Literal["auto"] | bool = "auto"
@@ -95,7 +89,7 @@ class OptimConfig(Section):
     """Decay after warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """AdamW's decoupled weight decay."""
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False)
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), strict=False)
     """AdamW's betas."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's epsilon."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rmray.config import TrainConfig, load_config, save_config
+from rmray.config.load import nearest
 from rmray.errors import ConfigError
 
 MINIMAL = "data: {train: [a.jsonl]}\nmodel: {base: some/base}\n"
@@ -34,10 +35,18 @@ def test_resolved_config_reads_back_equal(tmp_path: Path) -> None:
     assert load_config(TrainConfig, tmp_path / "resolved.yaml") == config
 
 
+@pytest.mark.parametrize("name", ["1e5", "1234e567", "no", "0x10", "1.0", "null", "2024-01-01", "true", "12:30"])
+def test_text_that_looks_like_something_else_reads_back_as_text(tmp_path: Path, name: str) -> None:
+    config = load_config(TrainConfig, write(tmp_path, f'data: {{train: ["{name}"]}}\nmodel: {{base: "{name}"}}\n'))
+    save_config(config, tmp_path / "resolved.yaml")
+    assert load_config(TrainConfig, tmp_path / "resolved.yaml") == config
+
+
 @pytest.mark.parametrize(
     ("override", "suggestion"),
     [
         ("optim.learning_rate", "`optim.lr`"),
+        ("optim.leraning_rate", "`optim.lr`"),
         ("optim.epoch", "`optim.epochs`"),
         ("data.maxlength", "`data.max_length`"),
         ("max_length", "`data.max_length`"),
@@ -58,6 +67,29 @@ def test_wrong_type_names_path_value_file_and_line(tmp_path: Path) -> None:
         load_config(TrainConfig, path)
     assert f"{path}:5" in str(error.value)
     assert "`optim.epochs` is 'many'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("objective: {margin: wide}", ["`objective.margin` is 'wide'", "'rating_difference'", "a valid number"]),
+        ("optim: {betas: [0.9]}", ["`optim.betas` is [0.9]"]),
+        ("optim: {betas: [0.9, 2]}", ["`optim.betas` is 2", "less than 1"]),
+        ("run: {seed: -1}", ["`run.seed` is -1"]),
+        ("model: {base: x, lora: {r: 8}}", ["`model.lora` is {'r': 8}"]),
+        ("? [a, b]\n: c", ["a key must be a word"]),
+    ],
+)
+def test_values_that_cannot_be_are_told_with_what_can(tmp_path: Path, line: str, words: list[str]) -> None:
+    text = "data: {train: [a.jsonl]}\n" + line + "\n" + ("" if line.startswith("model") else "model: {base: x}\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(TrainConfig, write(tmp_path, text))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_nothing_is_suggested_that_the_config_lacks() -> None:
+    assert nearest(("learning_rate",), {("port",), ("name",)}) is None
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
