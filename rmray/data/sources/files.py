@@ -48,6 +48,8 @@ def find_files(source: str) -> list[InputFile]:
     dataset saved with `save_to_disk`, a URL of any pyarrow or fsspec file system, or a dataset of the Hub
     (`owner/name`, `owner/name@config`, each with `:split`). Raises DataError.
     """
+    if not source.strip():
+        raise DataError("a data file without a name", next_step="name a file, a folder or a dataset")
     if "://" in source:
         return [_file(source)]
     path = Path(source).expanduser()
@@ -63,7 +65,7 @@ def find_files(source: str) -> list[InputFile]:
             return [_file(str(p.resolve())) for p in found]
     if not path.exists() and (format_of(path.name) or source.startswith(("/", ".", "~"))):
         bare, _, split = source.rpartition(":")
-        if not (split and Path(bare).expanduser().is_dir()):
+        if not (bare and split and Path(bare).expanduser().is_dir()):
             raise DataError(
                 "no such file", where=source, next_step="check the path; paths are relative to where you run"
             )

@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -112,12 +113,22 @@ def _read_jsonl(file: InputFile, columns: Mapping[str, str]) -> Iterator[RawRow]
             yield number, line.strip(b" \t\r\n")
 
 
+_JSON_WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
+_CUT_TAIL = re.compile(r"\.|[eE][-+]?|u[0-9a-fA-F]{0,4}")  # of a number, of an escape
+
+
 def _is_cut_off(line: bytes) -> bool:
     """True where more text could have made the line whole: a last line that is broken in itself is a bad row."""
     try:
         json.loads(line.decode("utf-8-sig", errors="ignore"))
     except json.JSONDecodeError as error:
-        return error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
+        rest = error.doc[error.pos :].rstrip()
+        return (
+            not rest
+            or error.msg.startswith("Unterminated string")
+            or (error.msg.startswith("Expecting value") and any(word.startswith(rest) for word in _JSON_WORDS))
+            or bool(_CUT_TAIL.fullmatch(rest))
+        )
     except (ValueError, RecursionError):
         return False
     return False
@@ -178,7 +189,12 @@ def _read_csv(file: InputFile, columns: Mapping[str, str]) -> Iterator[RawRow]:
         # Bad bytes become lone surrogates, which the row's own check finds.
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         reader = csv.DictReader(text, strict=True)
-        _ = reader.fieldnames  # reads the header
+        try:
+            _ = reader.fieldnames  # reads the header
+        except csv.Error as error:
+            raise DataError(
+                "the header is not CSV", where=file.path, why=str(error), next_step="mend the first line"
+            ) from error
         while True:
             line = reader.line_num + 1
             try:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rmray.data.sources import Record, find_files, read_records
+from rmray.data.sources import Record, find_files, hub, read_records
 from rmray.errors import ConfigError, DataError, RowError
 from rmray.schema import Comparison, OutcomeExample, ProcessExample, TokenIds
 
@@ -308,10 +308,40 @@ def test_a_cut_off_file_is_named(tmp_path: Path, name: str) -> None:
     assert error.value.where == str(tmp_path / name)
 
 
-def test_a_broken_last_line_is_no_cut_off_file(tmp_path: Path) -> None:
+def test_a_file_may_be_cut_off_anywhere_in_its_last_line(tmp_path: Path) -> None:
+    line = rb'{"prompt": "\u00e9\n", "chosen": "a", "rejected": "b", "margin": 1.5e-1, "x": [true, null, {"y": NaN}]}'
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(jsonl(ROWS[:1]) + b"{no json at all}")
+    for end in range(1, len(line)):
+        path.write_bytes(jsonl(ROWS[:1]) + line[:end])
+        with pytest.raises(DataError, match="cut off in line 2"):
+            read(path)
+    path.write_bytes(jsonl(ROWS[:1]) + line)
+    assert codes(path) == ["good", "good"]
+
+
+@pytest.mark.parametrize("line", [b"{no json at all}", b'{"prompt": nope}', rb'{"prompt": "\uq"}', b'{"margin": 1.}'])
+def test_a_broken_last_line_is_no_cut_off_file(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(jsonl(ROWS[:1]) + line)
     assert codes(path) == ["good", "broken_json"]
+
+
+def test_a_csv_header_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('"prompt"x,chosen,rejected\np,a,b\n')
+    with pytest.raises(DataError, match="header") as error:
+        read(path)
+    assert error.value.where == str(path)
+
+
+@pytest.mark.parametrize("source", ["missing.jsonl", "missing.jsonl.gz", ""])
+def test_a_file_that_is_not_there_is_not_sought_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "describe", lambda name: pytest.fail(f"asked the Hub for {name!r}"))
+    with pytest.raises(DataError, match=r"no such file|without a name"):
+        find_files(source)
 
 
 def test_damaged_gzip_is_named(tmp_path: Path) -> None:
