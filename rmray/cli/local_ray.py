@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -66,7 +65,6 @@ def local_ray() -> Iterator[LocalRay]:
         num_cpus=QUICKSTART_CPUS,
         num_gpus=0,
         include_dashboard=True,
-        dashboard_port=free_port(),
         object_store_memory=256 * 2**20,
         logging_level=logging.ERROR,
         log_to_driver=False,
@@ -77,10 +75,3 @@ def local_ray() -> Iterator[LocalRay]:
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
         os.environ.update(saved)
-
-
-def free_port() -> int:
-    """A TCP port on the loopback interface that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

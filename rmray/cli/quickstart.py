@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
+import os
 import shutil
 import sys
 import time
@@ -18,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rmray.cli.local_ray import free_port, local_ray
+from rmray.cli.local_ray import local_ray
 from rmray.config import (
     CheckpointConfig,
     DataConfig,
@@ -62,6 +64,9 @@ def quickstart(output: str | Path) -> Mapping[str, Any]:
 
     An earlier quickstart there is replaced; any other directory is left alone (RunError).
     """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or deepspeed, which transformers imports, warns at every start
+    for name in ("ray.serve", "ray.dashboard"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     root = _fresh_directory(Path(output).resolve())
     console = Console(soft_wrap=True)
     story = Story()
@@ -195,9 +200,7 @@ def _evaluate(story: Story, world: WorldFiles, bundle: Path) -> None:
 def _deploy(story: Story, bundle: Path, console: Console) -> None:
     from rmray.serving.app import deploy
 
-    deployed = deploy(
-        bundle, name=SERVED_NAME, http_port=free_port(), tell=lambda line: console.print(line, markup=False)
-    )
+    deployed = deploy(bundle, name=SERVED_NAME, tell=lambda line: console.print(line, markup=False))
     console.print(f"answers at {deployed.url}/v1/rewards", markup=False)
     story.tell("serve", "app, model version", f"{deployed.model.app}, {deployed.model.model_version[:12]}")
     story.facts["app"] = deployed.model.app

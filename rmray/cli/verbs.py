@@ -61,9 +61,19 @@ def _train(arguments: Namespace) -> Result:
 
 
 def _data_arguments(parser: ArgumentParser, name: str, help_text: str) -> None:
-    parser.add_argument(name, nargs="+", required=True, metavar="FILE", help=help_text)
+    # extend: an option given twice adds up, where argparse would forget the first
+    parser.add_argument(name, nargs="+", action="extend", required=True, metavar="FILE", help=help_text)
+    _column_arguments(parser)
+
+
+def _column_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--columns", nargs="*", default=[], metavar="OURS=THEIRS", help="column mapping, such as chosen=better"
+        "--columns",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="column mapping, such as chosen=better",
     )
 
 
@@ -140,6 +150,7 @@ def _import_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--reference", required=True, metavar="FILE", help="records that rewards are normalised against"
     )
+    _column_arguments(parser)
     parser.add_argument("--name", default=None, help="name of the bundle (default: the model's)")
     parser.add_argument("--max-length", type=int, default=None, metavar="TOKENS", help="longest prompt + completion")
     parser.add_argument("--pooling", choices=["auto", "last", "first", "mean"], default="auto")
@@ -155,6 +166,7 @@ def _import(arguments: Namespace) -> Result:
         arguments.output,
         reference_file=arguments.reference,
         name=arguments.name,
+        columns=_columns(arguments),
         max_length=arguments.max_length,
         pooling=arguments.pooling,
         license=arguments.license,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -138,9 +137,9 @@ def run_rollouts(
 
     from rmray.client.rewards import RewardClient
     from rmray.client.rollouts import RolloutActor, merge_stats
+    from rmray.connect import join
 
-    if not ray.is_initialized():
-        ray.init(address=address or "auto", logging_level=logging.WARNING, log_to_driver=False)
+    join(address)
     with RewardClient.connect(name, timeout_s=settings.timeout_s):
         pass  # an unknown name is told here, not out of an actor
     actor: Any = ray.remote(num_cpus=0)(RolloutActor)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import shutil
 import uuid
 from collections import Counter
@@ -26,6 +25,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from rmray.config.train import DataConfig, TrainConfig
+from rmray.connect import connected
 from rmray.data.inputs import PreparePlan, find_inputs, input_entry
 from rmray.data.keys import Keys, holdout_limit, window_bounds
 from rmray.data.ledger import check_content, check_kept, check_quarantined, check_sum, format_ledger, write_quarantine
@@ -106,7 +106,7 @@ def prepare(
     work = root / f".{plan.key()}-{uuid.uuid4().hex[:8]}"
     try:
         (work / "staged").mkdir(parents=True)
-        with _ray(), _quiet_data_context():
+        with connected(), _quiet_data_context():
             manifest = _build(plan, work)
         check_kept(config, manifest)
         check_content(config, manifest)
@@ -274,23 +274,6 @@ def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
         if cause is None:
             raise
         raise cause from None
-
-
-@contextlib.contextmanager
-def _ray() -> Iterator[None]:
-    """The Ray that is there; else the one that RAY_ADDRESS names; else one of our own, stopped afterwards."""
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS", "local")
-    options: dict[str, Any] = (
-        {"include_dashboard": False, "object_store_memory": 512 * 2**20} if address == "local" else {}
-    )
-    ray.init(address=address, logging_level=logging.WARNING, **options)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
 from rmray.config.train import TrainConfig
+from rmray.connect import connected
 from rmray.data.chunks import StepSource, count_steps
 from rmray.data.prepare import PreparedSet, format_ledger, prepare_for
 from rmray.data.shares import StepShare
@@ -40,7 +41,6 @@ from rmray.training.state import Checkpoint, newest_checkpoint
 from rmray.training.worker import CHECKPOINTS_DIR, WorkerJob, run_worker
 
 RAY_DIR = "ray"
-LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 WORKER_START_TIMEOUT_S = 300  # Ray Train gives up after 60: too few where many workers import torch at once
 
 
@@ -63,7 +63,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     config = _with_absolute_paths(config)
     run_dir = Path(config.run.storage) / config.run.name
     runs.check_free(run_dir, resume=resume, overwrite=overwrite)
-    with joined_ray():
+    with connected():
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         workers_per_node = check_capacity(config, nodes)
         look = _look_from_a_worker(config, workers_per_node)
@@ -87,21 +87,6 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         if trained or not (run_dir / BUNDLE_DIR / MANIFEST_NAME).exists():
             _export(job, checkpoint, metrics)
     return TrainOutcome(run_dir, run_dir / BUNDLE_DIR, metrics)
-
-
-@contextlib.contextmanager
-def joined_ray() -> Iterator[None]:
-    """The Ray that is there; else the one that RAY_ADDRESS names; else one of our own, stopped afterwards."""
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS", "local")
-    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
-    ray.init(address=address, logging_level=logging.WARNING, **(own if address == "local" else {}))
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:

@@ -1,12 +1,12 @@
-"""Joining a cluster: found, silent, asking for a token; ports. And the options of a served model."""
+"""Ports, and the options of a served model."""
 
 import socket
 
 import pytest
 
 from rmray.config.serve import ServeOptions, app_name, check_name, serve_options
-from rmray.errors import ClusterError, ConfigError
-from rmray.serving.app.cluster import check_address, free_port, is_free, join_or_start, probe, running_here
+from rmray.errors import ConfigError
+from rmray.serving.app.cluster import free_port, is_free
 from rmray.serving.app.deploy import root_cause
 
 
@@ -17,41 +17,6 @@ def test_a_port_in_use_is_not_free():
         listener.bind(("127.0.0.1", port))
         listener.listen()
         assert not is_free("127.0.0.1", port)
-
-
-def test_a_silent_address_is_told_at_once():
-    address = f"127.0.0.1:{free_port('127.0.0.1')}"
-    assert probe(address) == "silent"
-    with pytest.raises(ClusterError, match="no Ray cluster answers"):
-        check_address(address)
-
-
-def test_an_address_left_behind_by_a_cluster_that_is_gone_is_not_joined(monkeypatch):
-    address = f"127.0.0.1:{free_port('127.0.0.1')}"
-    monkeypatch.setattr("ray._private.utils.read_ray_address", lambda _: address)
-    assert running_here() is None
-
-
-def test_a_cluster_that_asks_for_a_token_is_told_before_joining(ray_cluster, monkeypatch):
-    import os
-
-    import ray
-
-    address = ray.get_runtime_context().gcs_address
-    if os.environ.get("RAY_AUTH_MODE") != "token":
-        assert probe(address) == "open"
-        pytest.skip("this Ray runs without tokens")
-    assert probe(address) == "token"
-    check_address(address)
-    monkeypatch.delenv("RAY_AUTH_MODE")
-    with pytest.raises(ClusterError, match="RAY_AUTH_MODE=token") as caught:
-        check_address(address)
-    assert "asks for a token" in str(caught.value)
-
-
-def test_a_connected_process_stays_on_its_cluster(ray_cluster, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:1")
-    assert join_or_start() is False
 
 
 def test_names_and_apps():

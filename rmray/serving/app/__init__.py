@@ -3,8 +3,7 @@
 Called by the command line (`serve`), by jobs and by tests (`deploy`, `undeploy`).
 """
 
-from rmray.serving.app.cluster import join_or_start
 from rmray.serving.app.deploy import Deployed, deploy, deploy_scorer, served_models, undeploy
 from rmray.serving.app.foreground import serve
 
-__all__ = ["Deployed", "deploy", "deploy_scorer", "join_or_start", "serve", "served_models", "undeploy"]
+__all__ = ["Deployed", "deploy", "deploy_scorer", "serve", "served_models", "undeploy"]

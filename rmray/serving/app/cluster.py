@@ -1,14 +1,9 @@
-"""Join a Ray cluster or start a local one, and see that Serve answers HTTP. Called by `deploy` and `foreground`."""
+"""See that a cluster has room for a model and that Serve answers HTTP. Called by `deploy`."""
 
 from __future__ import annotations
 
-import logging
-import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import grpc
 import ray
 from ray import serve
 
@@ -16,85 +11,6 @@ from rmray.config.serve import ServeOptions
 from rmray.errors import ClusterError
 
 DEFAULT_HTTP_PORT = 8000
-PROBE_TIMEOUT_S = 3.0
-
-
-def join_or_start(address: str | None = None) -> bool:
-    """Connect this process to Ray; True where that started a local cluster, which the caller must shut down.
-
-    address: of a cluster to join, or "local" for one of our own; None: RAY_ADDRESS, else the cluster that
-    `ray start` left running on this machine, else one of our own. A process that is connected stays so.
-    Raises ClusterError: nobody answers there, or it asks for a token that this process does not send.
-    """
-    if ray.is_initialized():
-        return False
-    address = address or os.environ.get("RAY_ADDRESS") or running_here()
-    if address is None or address == "local":
-        with _without("RAY_ADDRESS"):
-            ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
-        return True
-    if address != "auto" and "://" not in address:
-        check_address(address)
-    try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
-    except ray.exceptions.AuthenticationError as error:
-        raise _needs_token(address, str(error)) from None
-    except ConnectionError as error:
-        raise ClusterError("no Ray cluster answers", where=address, why=str(error).splitlines()[0]) from None
-    return False
-
-
-def running_here() -> str | None:
-    """GCS address of the cluster that `ray start` left running on this machine, where it still answers."""
-    from ray._private.utils import read_ray_address
-
-    address = read_ray_address(None)
-    if not address or probe(address) == "silent":
-        return None
-    return address
-
-
-def check_address(address: str) -> None:
-    """ClusterError where joining would end, after many seconds, in a traceback."""
-    answer = probe(address)
-    if answer == "silent":
-        raise ClusterError(
-            "no Ray cluster answers",
-            where=address,
-            next_step="start one with `ray start --head`, or unset RAY_ADDRESS to let rmray start its own",
-        )
-    if answer == "token" and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        raise _needs_token(address, "RAY_AUTH_MODE is not `token` in this process")
-
-
-def probe(address: str) -> str:
-    """`open`, `token` (it asks for one) or `silent`: what a cluster's GCS says to a stranger."""
-    try:
-        with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=PROBE_TIMEOUT_S)
-    except grpc.RpcError as error:
-        return "token" if error.code() == grpc.StatusCode.UNAUTHENTICATED else "silent"
-    return "open"
-
-
-def _needs_token(address: str, why: str) -> ClusterError:
-    return ClusterError(
-        "the Ray cluster asks for a token",
-        where=address,
-        why=why,
-        next_step="set RAY_AUTH_MODE=token; the token is read from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or "
-        "~/.ray/auth_token",
-    )
-
-
-@contextmanager
-def _without(variable: str) -> Iterator[None]:
-    saved = os.environ.pop(variable, None)
-    try:
-        yield
-    finally:
-        if saved is not None:
-            os.environ[variable] = saved
 
 
 def check_capacity(options: ServeOptions) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray import serve as ray_serve
 
-from rmray.serving.app.cluster import join_or_start
+from rmray.connect import join_or_start
 from rmray.serving.app.deploy import Deployed, Tell, deploy, undeploy
 
 
@@ -29,7 +29,7 @@ def serve(
 ) -> Mapping[str, Any]:
     """Serve a bundle. On a running cluster it returns when the app answers; with none to join it starts a local one.
 
-    address: see `cluster.join_or_start`. blocking: stay until SIGINT or SIGTERM, then take the app down; None: where
+    address: see `connect.join_or_start`. blocking: stay until SIGINT or SIGTERM, then take the app down; None: where
     the cluster was started here. options: fields of ServeOptions. Returns what `--json` prints.
     Raises as `deploy`, and ClusterError where the cluster can't be joined.
     """
