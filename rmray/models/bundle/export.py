@@ -24,6 +24,7 @@ from rmray.models.bundle.files import copy_model
 from rmray.models.bundle.goldens import check_goldens, make_goldens
 from rmray.models.bundle.load import is_exact, open_scorer
 from rmray.models.bundle.manifest import (
+    MANIFEST_NAME,
     PLAIN,
     RMRAY_ONLY,
     BundleManifest,
@@ -82,9 +83,11 @@ def export_bundle(
     """
     source, directory = Path(model_dir), Path(directory)
     check_target(directory, overwrite=overwrite)
-    directory.parent.mkdir(parents=True, exist_ok=True)
     work = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp"
-    work.mkdir()
+    try:
+        work.mkdir(parents=True)
+    except OSError as error:
+        raise BundleError("cannot write here", where=str(directory), why=str(error)) from error
     try:
         files = copy_model(source, work)
         rules = replace(rules, pad_id=files.pad.id)
@@ -149,12 +152,20 @@ def export_bundle(
 
 
 def check_target(directory: Path, *, overwrite: bool) -> None:
-    """Raise BundleError where `directory` is in use and may not be replaced."""
-    if directory.exists() and not overwrite and (not directory.is_dir() or any(directory.iterdir())):
+    """Raise BundleError where `directory` is in use and may not be replaced: nothing but a bundle ever is."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    if not (directory / MANIFEST_NAME).is_file():
         raise BundleError(
-            "there is something already",
+            "there is something already, and it is no bundle",
             where=str(directory),
-            next_step="choose another directory, or allow this one to be overwritten",
+            next_step="choose another directory; --overwrite replaces bundles only",
+        )
+    if not overwrite:
+        raise BundleError(
+            "there is a bundle already",
+            where=str(directory),
+            next_step="choose another directory, or replace this bundle with --overwrite",
         )
 
 

@@ -69,9 +69,11 @@ def import_bundle(
     config = load_config(source)
     tokenizer, _ = tokenizer_with_pad(source, config)
     limit = longest_path(config, tokenizer)
+    if max_length is not None and max_length < 1:
+        raise ModelError(f"max_length is {max_length}, and a path has one token at least", where=str(source))
     if max_length is not None and limit is not None and max_length > limit:
         raise ModelError(f"max_length is {max_length}, and the model was made for {limit} tokens", where=str(source))
-    length = max_length or limit
+    length = limit if max_length is None else max_length
     if length is None:
         raise ModelError("the model does not say how long its input may be", next_step="give max_length (tokens)")
     rules = RenderRules.for_tokenizer(tokenizer, max_length=length, over_length=over_length)

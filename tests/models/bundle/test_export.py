@@ -125,9 +125,19 @@ def test_nothing_is_left_beside_the_bundle_and_only_safetensors_inside(bundle_di
 def test_existing_directory_is_not_overwritten_unless_told(export: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "note.txt").write_text("mine")
-    with pytest.raises(BundleError, match="something already"):
-        export(tmp_path / "kept")
+    for overwrite in (False, True):  # only bundles are ever replaced
+        with pytest.raises(BundleError, match="something already, and it is no bundle"):
+            export(tmp_path / "kept", overwrite=overwrite)
     assert (tmp_path / "kept" / "note.txt").read_text() == "mine"
+    (tmp_path / "kept" / "rmray.json").write_text("{}")
+    with pytest.raises(BundleError, match="a bundle already"):
+        export(tmp_path / "kept")
+
+
+def test_a_place_that_cannot_be_written_to_is_told(export: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="cannot write here"):
+        export(tmp_path / "file" / "bundle")
 
 
 def test_failure_leaves_neither_bundle_nor_rubbish(export: Callable[..., Any], model_dir: Path, tmp_path: Path) -> None:
@@ -141,6 +151,7 @@ def test_mean_pooling_says_it_needs_rmray_and_overwrites_when_told(export: Calla
     directory = tmp_path / "mean"
     directory.mkdir()
     (directory / "old.txt").write_text("of an older bundle")
+    (directory / "rmray.json").write_text("{}")
     first = export(directory, pooling="mean", overwrite=True)
     assert first.manifest.loads_with == "rmray"
     assert "load it with rmray" in (directory / "README.md").read_text()

@@ -171,6 +171,9 @@ def test_missing_or_useless_reference_files(model_dir: Path, tmp_path: Path) -> 
 def test_max_length_beyond_what_the_model_was_made_for(model_dir: Path, reference_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="max_length is 9999, and the model was made for 2048"):
         import_bundle(model_dir, tmp_path / "b", reference_file=reference_file, max_length=9999)
+    for too_short in (0, -5):
+        with pytest.raises(ModelError, match=f"max_length is {too_short}"):
+            import_bundle(model_dir, tmp_path / "b", reference_file=reference_file, max_length=too_short)
 
 
 @pytest.mark.parametrize(
