@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from rmray.data.requests import read_requests
-from rmray.errors import RowError
+from rmray.data.sources import find_files
+from rmray.errors import DataError, RowError
 from rmray.models.bundle import load_bundle
+from rmray.models.bundle.load import default_device
 from rmray.models.scorer import Scorer, score_requests
 from rmray.schema import ItemResult, ScoreFailure, ScoreRequest
 
@@ -30,20 +32,26 @@ def score_file(
     *,
     columns: Mapping[str, str] | None = None,
     max_batch_tokens: int = 16384,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
 ) -> dict[str, Any]:
     """Score the completions of all rows of `input` (files, folders, saved datasets, Hub ids) into OUTPUT/scores.jsonl.
 
     One line a row, in the order of the rows: `row_id, line, id, results`, a result being a score with its reward or an
     `error`; a row that cannot be read has an `error` in place of `results`. The file appears when it is whole.
+    device: None for a GPU where there is one.
     Returns rows, completions and scored counts, `errors` by code, the path, and the model's version and reference.
     Raises BundleError, ConfigError or DataError, and leaves no file then.
     """
-    scorer = load_bundle(bundle_dir, device=device)
     sources = [input] if isinstance(input, str) else list(input)
-    rows = itertools.chain.from_iterable(read_requests(source, columns=columns) for source in sources)
+    for source in sources:  # a mistyped name is told before minutes of loading
+        find_files(source)
     directory = Path(output)
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError("the output is no directory to write to", where=str(output), why=str(error)) from error
+    scorer = load_bundle(bundle_dir, device=device or default_device())
+    rows = itertools.chain.from_iterable(read_requests(source, columns=columns) for source in sources)
     path, unfinished = directory / SCORES_NAME, directory / f"{SCORES_NAME}.part"
     counts: Counter[str] = Counter()
     errors: Counter[str] = Counter()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from argparse import Namespace
+from dataclasses import replace
 
 import pytest
 
@@ -23,6 +25,19 @@ def test_overrides_stand_anywhere_and_take_any_value() -> None:
     plain, overrides = split_overrides(words)
     assert plain == ["train", "c.yaml", "--json"]
     assert overrides == [("optim.lr", "1e-4"), ("objective.margin", "-0.5"), ("run.name", "a=b")]
+
+
+def test_options_given_twice_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Namespace] = []
+    for verb in ("evaluate", "import"):
+        monkeypatch.setitem(VERBS, verb, replace(VERBS[verb], run=lambda arguments: seen.append(arguments) or {}))
+    columns = ["--columns", "prompt=question", "--columns", "chosen=better", "rejected=worse"]
+    assert main(["evaluate", "--bundle", "b", "--data", "x", "y", "--data", "z", *columns]) == 0
+    assert main(["import", "m", "--output", "o", "--reference", "r", *columns]) == 0
+    assert main(["import", "m", "--output", "o", "--reference", "r"]) == 0
+    assert seen[0].data == ["x", "y", "z"]
+    assert seen[0].columns == seen[1].columns == ["prompt=question", "chosen=better", "rejected=worse"]
+    assert seen[2].columns == []
 
 
 def test_json_is_the_last_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,7 @@ def test_what_cannot_be_evaluated_is_told(bundle: Path, tmp_path: Path):
         evaluate_bundle(bundle, [])
     with pytest.raises(BundleError):
         evaluate_bundle(tmp_path / "nothing", [data])
-    with pytest.raises(DataError, match=r"missing\.jsonl"):
-        evaluate_bundle(bundle, [str(tmp_path / "missing.jsonl")])
+    with pytest.raises(DataError, match=r"missing\.jsonl"):  # before the bundle is looked at, which may take minutes
+        evaluate_bundle(tmp_path / "nothing", [data, str(tmp_path / "missing.jsonl")])
     with pytest.raises(ConfigError, match="chosn"):
         evaluate_bundle(bundle, [data], columns={"chosn": "x"})

@@ -121,3 +121,14 @@ def test_damaged_input_leaves_no_file_and_an_older_one_untouched(scored: Any, tm
         scored(json.dumps(ROWS[0]), '{"prompt": "Hi", "completion": "cut o')[0]
     assert Path(summary["scores"]).read_text() == before
     assert [p.name for p in Path(summary["scores"]).parent.iterdir()] == ["scores.jsonl"]
+
+
+def test_wrong_paths_are_told_before_the_bundle_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "load_bundle", lambda directory, device: pytest.fail("loaded"))
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(ROWS[0]) + "\n")
+    with pytest.raises(DataError, match=r"missing\.jsonl"):
+        score_file("bundle", [str(path), str(tmp_path / "missing.jsonl")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="no directory to write to"):
+        score_file("bundle", str(path), path)

@@ -63,6 +63,11 @@ def load_bundle(
     return scorer
 
 
+def default_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def default_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on an accelerator that computes in it, float32 elsewhere."""
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
