@@ -107,12 +107,32 @@ def check_same(run_dir: Path, identity: Mapping[str, Any]) -> None:
 
 
 def open_run(run_dir: Path, config: TrainConfig, identity: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Make the directory (emptied first where `overwrite`) and write what the run is."""
+    """Make the directory (emptied first where `overwrite`) and write what the run is.
+
+    Raises RunError where it can't be emptied: training would go on from the checkpoints that were left.
+    """
     if overwrite:
-        shutil.rmtree(run_dir, ignore_errors=True)
+        _empty(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     save_config(config, run_dir / CONFIG_FILE)
     (run_dir / IDENTITY_FILE).write_text(json.dumps(identity, indent=1))
+
+
+def _empty(run_dir: Path) -> None:
+    """Delete what the directory holds and keep itself: it may be a link to another disk."""
+    try:
+        for path in run_dir.iterdir() if run_dir.exists() else ():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise RunError(
+            "the run directory cannot be emptied",
+            where=str(run_dir),
+            why=str(error),
+            next_step="delete it yourself, or choose another run.name",
+        ) from error
 
 
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -85,7 +85,7 @@ def save_checkpoint(
     keep: int,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
-    """Write a checkpoint of all ranks together and delete all but the `keep` newest; its directory.
+    """Write a checkpoint of all ranks together and delete all but the `keep` newest up to it; its directory.
 
     Collective. save_model_extras: writes what stands beside the weights (config, tokenizer) into a directory, on
     rank 0. checkpoints: a directory that every rank sees. Raises OSError on every rank where the storage fails one.
@@ -106,7 +106,7 @@ def save_checkpoint(
         try:
             save_model_extras(temporary / MODEL)
             _finish(temporary, final, state, everything)
-            for old in list_checkpoints(checkpoints)[keep:]:
+            for old in _superseded(list_checkpoints(checkpoints), final, keep):
                 shutil.rmtree(old)
         except OSError as error:
             faults.append(str(error))
@@ -124,6 +124,15 @@ def _finish(temporary: Path, final: Path, state: TrainingState, hashed: Mapping[
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     _sync(final.parent)
+
+
+def _superseded(checkpoints: list[Path], saved: Path, keep: int) -> list[Path]:
+    """Those to delete once `saved` is there. checkpoints: newest first.
+
+    Later ones are of a future that was given up: the run went on from an earlier one because they are damaged.
+    """
+    here = checkpoints.index(saved)
+    return checkpoints[:here] + checkpoints[here + keep :]
 
 
 def _raise_together(engine: Engine, where: Path, faults: list[str]) -> None:

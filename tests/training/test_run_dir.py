@@ -54,6 +54,25 @@ def test_overwriting_empties_the_directory_and_opening_writes_what_the_run_is(tm
     assert sorted(p.name for p in run_dir.iterdir()) == ["config.yaml", "identity.json"]
 
 
+def test_overwriting_follows_a_link_to_another_disk(tmp_path: Path) -> None:
+    disk, run_dir = tmp_path / "disk", tmp_path / "run"
+    (disk / "checkpoints" / "step-00000009").mkdir(parents=True)
+    run_dir.symlink_to(disk)
+    open_run(run_dir, config(), identity(tmp_path), overwrite=True)
+    assert run_dir.is_symlink()
+    assert sorted(p.name for p in disk.iterdir()) == ["config.yaml", "identity.json"]
+
+
+def test_what_cannot_be_emptied_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(path: Path) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr("shutil.rmtree", busy)
+    with pytest.raises(RunError, match="cannot be emptied"):
+        open_run(tmp_path, config(), identity(tmp_path / "other"), overwrite=True)
+
+
 @pytest.mark.parametrize(
     ("changed", "shown"),
     [

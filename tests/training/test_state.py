@@ -135,6 +135,14 @@ def test_damage_is_named_and_the_one_before_is_used(tmp_path: Path, damage: str)
         open_checkpoint(newest)
 
 
+def test_what_is_saved_after_a_damaged_checkpoint_stays_and_the_damaged_one_goes(tmp_path: Path) -> None:
+    engine = trained()
+    save(engine, tmp_path, 1)
+    flip_byte(save(engine, tmp_path, 3) / "state.json")
+    save(engine, tmp_path, 2, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+
+
 def test_a_save_that_broke_off_is_not_seen_and_does_not_disturb_the_next(tmp_path: Path) -> None:
     (tmp_path / ".step-00000002.unfinished" / "model").mkdir(parents=True)
     assert newest_checkpoint(tmp_path) is None
