@@ -34,9 +34,9 @@ from rmray.data.render import Renderer, RenderRules
 from rmray.data.sources import InputFile, check_source
 from rmray.data.sources.records import KINDS
 from rmray.data.staging import raw_tables, stage_batch
-from rmray.data.tokenizer import choose_pad_token, load_tokenizer, tokenizer_hash
+from rmray.data.tokenizer import choose_pad_token, embedding_rows, load_tokenizer, tokenizer_hash
 from rmray.data.windows import Holdout, part_keys, write_windows
-from rmray.errors import ConfigError, RmrayError
+from rmray.errors import ConfigError, DataError, RmrayError
 
 __all__ = ["PreparedSet", "format_ledger", "prepare", "prepare_for"]
 
@@ -61,11 +61,9 @@ class PreparedSet:
 
 def prepare_for(config: TrainConfig) -> PreparedSet:
     """Prepare what a training config names, for its base model, under `run.storage`/prepared."""
-    from transformers import AutoConfig
-
     base = config.model.base
     tokenizer = load_tokenizer(base)
-    choose_pad_token(tokenizer, int(AutoConfig.from_pretrained(base).get_text_config().vocab_size))
+    choose_pad_token(tokenizer, embedding_rows(base))
     rules = RenderRules.for_tokenizer(tokenizer, max_length=config.data.max_length, over_length=config.data.over_length)
     return prepare(
         config.data,
@@ -105,7 +103,7 @@ def prepare(
         return found
     work = root / f".{plan.key()}-{uuid.uuid4().hex[:8]}"
     try:
-        (work / "staged").mkdir(parents=True)
+        _make_directory(work / "staged")
         with connected(), _quiet_data_context():
             manifest = _build(plan, work)
         check_kept(config, manifest)
@@ -118,6 +116,15 @@ def prepare(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return PreparedSet(directory, load_manifest(directory), False)
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise DataError(
+            "prepared sets cannot be written here", where=str(path.parent.parent), why=str(error)
+        ) from error
 
 
 def _build(plan: PreparePlan, work: Path) -> Manifest:

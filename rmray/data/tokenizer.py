@@ -63,6 +63,21 @@ def load_tokenizer(name_or_dir: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def embedding_rows(base: str) -> int:
+    """Rows of a base model's embedding, as its config says. Raises ModelError where there is none."""
+    from transformers import AutoConfig
+
+    try:
+        return int(AutoConfig.from_pretrained(base).get_text_config().vocab_size)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ModelError(
+            "the base model has no config that can be read",
+            where=base,
+            why=str(error).strip().splitlines()[0],
+            next_step="give a directory that save_pretrained wrote, or a Hub id that this machine can reach",
+        ) from error
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """16 hex digits that name which ids a text or chat becomes: tokenizer JSON, special tokens, chat template.
 

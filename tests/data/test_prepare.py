@@ -248,6 +248,21 @@ def plan_of(preparing: Preparing, objective: str = "bradley_terry", **data: Any)
     return PreparePlan(config, find_inputs(config), preparing.tokenizer_dir, name, preparing.rules, objective)
 
 
+def test_a_base_without_a_config_and_a_place_not_to_write_stop_the_job(tmp_path: Path, tokenizer_dir: str) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    for file in Path(tokenizer_dir).iterdir():
+        (base / file.name).write_bytes(file.read_bytes())
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
+    settings = {"data": {"train": [str(rows)]}, "model": {"base": str(base)}, "run": {"storage": str(rows)}}
+    with pytest.raises(ModelError, match="no config that can be read"):
+        prepare_for(TrainConfig.model_validate(settings))
+    (base / "config.json").write_text('{"model_type": "gpt2", "vocab_size": 1000}')
+    with pytest.raises(DataError, match="cannot be written here"):
+        prepare_for(TrainConfig.model_validate(settings))
+
+
 def test_whatever_changes_the_rows_changes_the_name(preparing: Preparing, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [pair(i) for i in range(9)])
     other = write_rows(tmp_path / "other.jsonl", [pair(i) for i in range(10)])
