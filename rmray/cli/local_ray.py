@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +28,12 @@ class LocalRay:
     address: str
     dashboard_url: str
 
-    def run_job(self, entrypoint: str, *, env_vars: Mapping[str, str], show: Callable[[str], Any]) -> None:
+    def run_job(self, command: Sequence[str], *, env_vars: Mapping[str, str], show: Callable[[str], Any]) -> None:
         """Submit a Ray job, show its log line by line, return when it has succeeded; ClusterError when it has not."""
         from ray.job_submission import JobStatus, JobSubmissionClient
 
         client = JobSubmissionClient(self.dashboard_url)
+        entrypoint = shlex.join(command)  # Ray gives it to a shell
         job_id = client.submit_job(entrypoint=entrypoint, runtime_env={"env_vars": dict(env_vars)})
         asyncio.run(self._follow(client, job_id, show))
         info = client.get_job_info(job_id)
@@ -59,19 +61,21 @@ def local_ray() -> Iterator[LocalRay]:
     # Ray's jobs API looks for its own cluster in the temporary directory: in a shared one it may find another's.
     # Short, because the paths of sockets below it must stay under 108 bytes.
     temporary = tempfile.mkdtemp(prefix="rmray-", dir="/tmp")
-    context = ray.init(
-        address="local",
-        _temp_dir=temporary,
-        num_cpus=QUICKSTART_CPUS,
-        num_gpus=0,
-        include_dashboard=True,
-        object_store_memory=256 * 2**20,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
     try:
-        yield LocalRay(ray.get_runtime_context().gcs_address, f"http://{context.dashboard_url}")
+        context = ray.init(
+            address="local",
+            _temp_dir=temporary,
+            num_cpus=QUICKSTART_CPUS,
+            num_gpus=0,
+            include_dashboard=True,
+            object_store_memory=256 * 2**20,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+        try:
+            yield LocalRay(ray.get_runtime_context().gcs_address, f"http://{context.dashboard_url}")
+        finally:
+            ray.shutdown()
     finally:
-        ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
         os.environ.update(saved)

@@ -82,7 +82,7 @@ def quickstart(output: str | Path) -> Mapping[str, Any]:
         console.rule("2/5 training as a Ray job: 2 ZeRO-3 workers", align="left")
         since = time.monotonic()
         ray.run_job(
-            f"{sys.executable} -m rmray train {root / 'config.yaml'}",
+            [sys.executable, "-m", "rmray", "train", str(root / "config.yaml")],
             env_vars={"PYTHONUNBUFFERED": "1"},
             show=lambda line: console.print(line, markup=False, highlight=False),
         )

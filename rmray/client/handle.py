@@ -144,10 +144,12 @@ def run_rollouts(
         pass  # an unknown name is told here, not out of an actor
     actor: Any = ray.remote(num_cpus=0)(RolloutActor)
     actors: list[Any] = [actor.remote(name, list(prompts), settings, seed) for seed in range(num_actors)]
-    ray.get([a.ready.remote() for a in actors])  # started and connected before the clock runs
-    start_s = time.perf_counter()
-    stats = ray.get([a.run.remote() for a in actors])
-    took_s = time.perf_counter() - start_s
-    for a in actors:
-        ray.kill(a)
+    try:
+        ray.get([a.ready.remote() for a in actors])  # started and connected before the clock runs
+        start_s = time.perf_counter()
+        stats = ray.get([a.run.remote() for a in actors])
+        took_s = time.perf_counter() - start_s
+    finally:
+        for a in actors:
+            ray.kill(a)
     return merge_stats(stats, took_s=took_s)

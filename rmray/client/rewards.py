@@ -59,7 +59,7 @@ class RewardClient:
 
     @classmethod
     def connect(cls, name: str, *, timeout_s: float = 60.0, **options: Any) -> RewardClient:
-        """A client of the served model `name` on the Ray cluster this process is connected to (or joins).
+        """A client of the served model `name` on the Ray cluster that this process is connected to.
 
         Raises RequestError `unknown_model` where nothing is served under that name, ClusterError without a cluster.
         """

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from rmray.client.rewards import RewardClient
 from rmray.errors import DataError, RequestError, RowError, UserError
 from rmray.metrics.whitening import whiten
-from rmray.schema import Content, ScoreRequest, ScoreResult
+from rmray.schema import Content, ItemResult, ScoreFailure, ScoreRequest, ScoreResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +119,16 @@ async def roll_out(
 
     async def group(request: ScoreRequest) -> None:
         start_s = clock()
-        results = await client.ascore_group(
-            request.prompt, request.completions, errors="return", timeout_s=settings.timeout_s
-        )
+        results: list[ItemResult]
+        try:
+            results = await client.ascore_group(
+                request.prompt, request.completions, errors="return", timeout_s=settings.timeout_s
+            )
+        except RequestError as error:  # of the whole call: one late group is no reason to lose the others
+            results = [ScoreFailure(code=error.code, message=error.what)] * len(request.completions)
         stats.latencies_s.append(clock() - start_s)
         scored = [r for r in results if isinstance(r, ScoreResult)]
-        stats.failures.update(r.code for r in results if not isinstance(r, ScoreResult))
+        stats.failures.update(r.code for r in results if isinstance(r, ScoreFailure))
         stats.model_versions.update(r.model_version for r in scored)
         # A completion without a score has no advantage: an RL loop leaves it out of the update.
         advantages_K = group_advantages([r.reward for r in scored])

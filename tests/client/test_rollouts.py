@@ -19,7 +19,7 @@ from rmray.client.rollouts import (
     read_rollout_prompts,
     roll_out,
 )
-from rmray.errors import DataError
+from rmray.errors import DataError, RequestError
 from tests.fakes import ArithmeticScorer
 
 PROMPTS = [RolloutPrompt(f"p{i}", tuple("x" * (i + k + 1) for k in range(5))) for i in range(4)]
@@ -61,6 +61,22 @@ def test_a_run_counts_every_completion():
     assert report.num_failed == stats.failures.total() * 2
     assert report.completions_per_s == len(stats.rewards)
     assert report.reward_mean == pytest.approx(np.mean(stats.rewards))
+
+
+def test_a_group_that_fails_as_a_whole_is_counted_and_the_others_go_on():
+    class Late(RewardClient):
+        calls = 0
+
+        async def ascore_group(self, *arguments, **fields):
+            self.calls += 1
+            if self.calls == 2:
+                raise RequestError("deadline", "no answer within 1 s")
+            return await super().ascore_group(*arguments, **fields)
+
+    with Late.in_process(ArithmeticScorer()) as client:
+        stats = asyncio.run(roll_out(client, PROMPTS, settings()))
+    assert stats.failures == {"deadline": 3}
+    assert (len(stats.latencies_s), len(stats.rewards)) == (12, 33)
 
 
 def test_the_same_seed_asks_the_same():

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -254,6 +255,37 @@ def test_an_alias_whose_app_is_gone_is_forgotten(alpha):
     assert set(served_models()) == {"alpha"}
     with pytest.raises(RequestError, match="served: alpha"):
         RewardClient.connect("ghost")
+
+
+def test_a_name_that_moved_meanwhile_is_not_forgotten(alpha):
+    import ray
+
+    from rmray.serving.app.aliases import alias_actor
+
+    assert ray.get(alias_actor().remove.remote("alpha", "alpha-before")) is None
+    assert alpha.model().model_version == "v1"
+
+
+def test_a_deployment_that_breaks_off_takes_down_its_own_app_and_no_other(alpha, monkeypatch):
+    from ray import serve
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    # By its name in sys.modules: as an attribute of the package, `deploy` is the function.
+    monkeypatch.setattr(sys.modules["rmray.serving.app.deploy"], "_wait_until_sound", interrupted)
+    for version in ("v1", "v2"):
+        with pytest.raises(KeyboardInterrupt):
+            deploy("alpha", version)
+    assert [a for a in serve.status().applications if a.startswith("alpha")] == ["alpha-v1"]
+    assert raws(alpha.score_group("p", ["a"])) == [2.0]
+
+
+def test_a_replaced_app_that_a_name_points_to_again_stays(alpha):
+    from rmray.serving.app.deploy import _retire
+
+    _retire(alpha.model().app)
+    assert raws(alpha.score_group("p", ["a"])) == [2.0]
 
 
 def test_a_replica_that_never_fits_is_refused_at_once(url):

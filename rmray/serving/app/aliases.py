@@ -35,9 +35,12 @@ class Aliases:
         self._save()
         return before
 
-    def remove(self, name: str) -> ServedModel | None:
-        """Forget a name; returns who answered for it."""
-        before = self._models.pop(name, None)
+    def remove(self, name: str, app: str | None = None) -> ServedModel | None:
+        """Forget a name, or only where `app` answers for it still; returns who did."""
+        before = self._models.get(name)
+        if before is None or app not in (None, before.app):
+            return None
+        del self._models[name]
         self._save()
         return before
 

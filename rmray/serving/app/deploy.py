@@ -101,13 +101,15 @@ def deploy_scorer(
     before = _live_models().get(name)
     digest = _digest(checked)
     app = _choose_app(name, model_version, digest, before)
-    if _status(app) != "RUNNING":
-        tell(f"starting {app}")
-        _start(app, factory, model_version, checked)
+    fresh = before is None or app != before.app
     try:
+        if fresh:
+            tell(f"starting {app}")
+            _start(app, factory, model_version, checked)
         info = _wait_until_sound(app, checked, tell)
-    except (BundleError, ClusterError):
-        serve.delete(app)
+    except BaseException:  # an interrupt too would leave an app that no name points to
+        if fresh:
+            serve.delete(app)
         raise
     model = ServedModel(
         name=name,
@@ -122,8 +124,10 @@ def deploy_scorer(
     replaced: ServedModel | None = ray.get(aliases.move.remote(model))
     if replaced is not None and replaced.app != app:
         tell(f"{name} is {model_version[:12]} now; {replaced.app} drains")
-        time.sleep(checked.drain_s)  # clients trust the alias they know for a moment
-        serve.delete(replaced.app)
+        try:
+            time.sleep(checked.drain_s)  # clients trust the alias they know for a moment
+        finally:
+            _retire(replaced.app)
     return Deployed(model, url, replaced.model_version if replaced else None)
 
 
@@ -152,9 +156,17 @@ def _live_models() -> dict[str, ServedModel]:
     apps = serve.status().applications
     for name, model in list(known.items()):
         if model.app not in apps:
-            ray.get(aliases.remove.remote(name))
+            # Only that one: meanwhile the name may have moved to an app that is there.
+            ray.get(aliases.remove.remote(name, model.app))
             del known[name]
     return known
+
+
+def _retire(app: str) -> None:
+    """Take a replaced app down, unless a deployment beside this one has moved a name back to it."""
+    known: dict[str, ServedModel] = ray.get(alias_actor().all.remote())
+    if app not in {model.app for model in known.values()}:
+        serve.delete(app)
 
 
 def _digest(options: ServeOptions) -> str:
