@@ -6,8 +6,8 @@ come again, costs no restarts. Anything else (a killed process, a full disk) is 
 
 from __future__ import annotations
 
-import contextlib
 import json
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,10 +21,17 @@ KINDS: dict[str, type[RmrayError]] = {
 
 
 def write_fault(run_dir: Path, error: RmrayError) -> None:
-    """Keep an error for the driver; where several ranks fail, the first one's."""
+    """Keep an error for the driver; where several ranks fail, the first one's.
+
+    Whole or not at all: the other ranks' failure may end this process at any moment.
+    """
+    path = run_dir / FAULT_FILE
+    if path.exists():
+        return
     details = {"what": error.what, "where": error.where, "why": error.why, "next_step": error.next_step}
-    with contextlib.suppress(FileExistsError), (run_dir / FAULT_FILE).open("x") as file:
-        file.write(json.dumps({"kind": type(error).__name__, **details}))
+    part = run_dir / f".{FAULT_FILE}.{uuid.uuid4().hex[:8]}"
+    part.write_text(json.dumps({"kind": type(error).__name__, **details}))
+    part.rename(path)
 
 
 def raise_fault(run_dir: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from rmray.config.serve import ServeOptions, app_name, check_name, serve_options
 from rmray.errors import ConfigError
-from rmray.serving.app.cluster import free_port, is_free
+from rmray.serving.app.cluster import count_room, free_port, is_free
 from rmray.serving.app.deploy import root_cause
 
 
@@ -17,6 +17,14 @@ def test_a_port_in_use_is_not_free():
         listener.bind(("127.0.0.1", port))
         listener.listen()
         assert not is_free("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "room"),
+    [(2, 0, 2), (3, 0, 2), (4, 0, 0), (0.1, 0, 60), (1, 1, 2), (3, 0.5, 1), (0, 0.5, 4), (0, 0, float("inf"))],
+)
+def test_a_replica_is_never_cut_in_two(cpus, gpus, room):
+    assert count_room([{"CPU": 3.0}, {"CPU": 3.0, "GPU": 2.0}], cpus=cpus, gpus=gpus) == room
 
 
 def test_names_and_apps():

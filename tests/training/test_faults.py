@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rmray.errors import ModelError, RowError, TrainingError
+from rmray.errors import DataError, ModelError, RowError, TrainingError
 from rmray.training.faults import forget_fault, raise_fault, what_failed, write_fault
 
 
@@ -21,6 +21,21 @@ def test_a_fault_of_ours_comes_back_as_it_was_and_the_first_one_counts(tmp_path:
     assert str(what_failed(tmp_path, {0: RuntimeError("gone")}, "failed")) == str(ours)
     forget_fault(tmp_path)
     raise_fault(tmp_path)
+
+
+def test_a_fault_whose_writer_was_killed_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(part: Path, text: str) -> None:
+        part.touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_fault(tmp_path, DataError("a"))
+    raise_fault(tmp_path)
+    write_fault(tmp_path, DataError("b"))
+    with pytest.raises(DataError, match="b"):
+        raise_fault(tmp_path)
 
 
 def test_any_other_failure_names_its_rank_and_how_to_go_on(tmp_path: Path) -> None:

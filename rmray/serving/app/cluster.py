@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import socket
+from collections.abc import Mapping, Sequence
 
 import ray
 from ray import serve
@@ -16,17 +18,28 @@ DEFAULT_HTTP_PORT = 8000
 def check_capacity(options: ServeOptions) -> None:
     """ClusterError where the cluster, even idle, has no room for `min_replicas`: they would be pending for ever."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    for resource, each in (("CPU", options.cpus), ("GPU", options.gpus)):
-        if not each:
-            continue
-        largest = max((node.get(resource, 0.0) for node in nodes), default=0.0)
-        total = sum(node.get(resource, 0.0) for node in nodes)
-        if each > largest or each * options.min_replicas > total:
-            raise ClusterError(
-                f"the cluster has no room for {options.min_replicas} replicas of {each:g} {resource} each",
-                why=f"it has {total:g} {resource} in all, {largest:g} on its largest node",
-                next_step=f"ask for fewer replicas or fewer {resource}s per replica, or add nodes",
-            )
+    room = count_room(nodes, cpus=options.cpus, gpus=options.gpus)
+    if room < options.min_replicas:
+        cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+        raise ClusterError(
+            f"the cluster has no room for {options.min_replicas} replicas of {options.cpus:g} CPU and "
+            f"{options.gpus:g} GPU each",
+            why=f"its {len(nodes)} node(s) have {cpus:g} CPU and {gpus:g} GPU in all, room for {room:g}",
+            next_step="ask for fewer replicas, or fewer CPUs or GPUs per replica, or add nodes",
+        )
+
+
+def count_room(nodes: Sequence[Mapping[str, float]], *, cpus: float, gpus: float) -> float:
+    """Replicas that idle nodes hold, each whole on one node. nodes: the resources of each, CPU and GPU."""
+    needed = [(kind, each) for kind, each in (("CPU", cpus), ("GPU", gpus)) if each]
+    # Ray counts in ten-thousandths: three shares of 0.1 are 0.3.
+    return sum(
+        min(
+            (round(node.get(kind, 0.0) * 10_000) // max(1, round(each * 10_000)) for kind, each in needed),
+            default=math.inf,
+        )
+        for node in nodes
+    )
 
 
 def ensure_http(port: int | None, host: str = "127.0.0.1") -> str | None:
