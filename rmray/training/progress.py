@@ -167,7 +167,9 @@ class _Follower:
             return
         self._offset = min(self._offset, self._path.stat().st_size)
         with self._path.open("rb") as file:
-            file.seek(self._offset)
+            file.seek(max(0, self._offset - 1))
+            if self._offset and file.read(1) != b"\n":  # cut and grown again since: on with the next whole line
+                self._offset += len(file.readline())
             for line in file:
                 if not line.endswith(b"\n"):
                     break

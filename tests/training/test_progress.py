@@ -89,6 +89,14 @@ class Recorder:
             assert self.changed.wait_for(lambda: self.steps == steps, timeout=10), self.steps
 
 
+def test_a_file_cut_and_grown_again_between_two_looks_is_read_on_from_a_whole_line(tmp_path: Path) -> None:
+    path, recorder = tmp_path / "metrics.jsonl", Recorder()
+    path.write_text("".join(json.dumps({"step": step, "loss": 0.5}) + "\n" for step in range(9)))
+    with follow(path, recorder):
+        path.write_text("".join(json.dumps({"step": step, "loss": 0.123456789}) + "\n" for step in range(9)))
+    assert recorder.steps == [8]  # the end of the old file lies within step 7
+
+
 def test_following_shows_new_lines_once_and_goes_on_where_a_resumed_run_cuts(tmp_path: Path) -> None:
     path, recorder = tmp_path / "metrics.jsonl", Recorder()
     path.write_text(json.dumps({"step": 0}) + "\n")
