@@ -94,7 +94,7 @@ def test_a_file_cut_and_grown_again_between_two_looks_is_read_on_from_a_whole_li
     path.write_text("".join(json.dumps({"step": step, "loss": 0.5}) + "\n" for step in range(9)))
     with follow(path, recorder):
         path.write_text("".join(json.dumps({"step": step, "loss": 0.123456789}) + "\n" for step in range(9)))
-    assert recorder.steps == [8]  # the end of the old file lies within step 7
+    assert recorder.steps == [7, 8]  # the end of the old file lies within step 6
 
 
 def test_following_shows_new_lines_once_and_goes_on_where_a_resumed_run_cuts(tmp_path: Path) -> None:
