@@ -59,7 +59,7 @@ def is_blank(content: Content) -> bool:
         return not content.ids
     if isinstance(content, str):
         return not content.strip()
-    return not any(m.get("tool_calls") or (m.get("content") or "") not in ("", []) and _text(m) for m in content)
+    return not any(m.get("tool_calls") or ((m.get("content") or "") not in ("", []) and _text(m)) for m in content)
 
 
 def _text(message: Mapping[str, Any]) -> str:

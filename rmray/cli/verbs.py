@@ -120,10 +120,24 @@ def _score(arguments: Namespace) -> Result:
     return figures
 
 
+def _port(text: str) -> int:
+    """For argparse: a TCP port."""
+    port = int(text)
+    if not 0 < port < 65536:
+        raise ValueError(text)
+    return port
+
+
 def _serve_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--bundle", required=True, metavar="DIR", help="the bundle to serve")
     parser.add_argument("--name", default="reward-model", help="the name that clients ask for (default: %(default)s)")
-    parser.add_argument("--http-port", type=int, default=None, metavar="N", help="also answer HTTP on this port")
+    parser.add_argument(
+        "--http-port",
+        type=_port,
+        default=None,
+        metavar="N",
+        help="HTTP port (default: Serve's own, else 8000, else a free one)",
+    )
     parser.add_argument("--min-replicas", type=int, default=1, metavar="N")
     parser.add_argument("--max-replicas", type=int, default=2, metavar="N")
     parser.add_argument("--cpus", type=float, default=1, help="CPUs, and torch threads, per replica")

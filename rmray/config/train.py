@@ -140,6 +140,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
+        if self.run.name == "prepared":
+            raise ValueError("run.name is `prepared`, the folder of run.storage that holds prepared sets")
         if self.data.eval and self.data.holdout is not None:
             raise ValueError("data.holdout and data.eval exclude each other: held-out prompts come from one of them")
         tokens = self.workers.max_micro_batch_tokens

@@ -84,6 +84,12 @@ def check_safetensors(name: str) -> None:
         )
 
 
+def check_base(name: str, num_labels: int = 1) -> None:
+    """Raise ModelError where `name` cannot become a reward model, from its small files alone: before a job starts."""
+    check_labels(name, read_config(name), num_labels)
+    check_safetensors(name)
+
+
 def tensor_from_files(name: str, key: str) -> torch.Tensor | None:
     """The tensor `key` as it is in the files, or None where they know it by another name."""
     index = cached_file(name, _INDEX, _raise_exceptions_for_missing_entries=False)

@@ -36,12 +36,17 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any]) -> None
         rules=RenderRules(**manifest.render_rules),
         reference=requests,
         reference_source=source,
-        base=config.model.base,
-        data_hashes={entry["path"]: entry["sha256"] for entry in manifest.inputs},
+        base=public_name(config.model.base),
+        data_hashes={public_name(entry["path"]): entry["sha256"] for entry in manifest.inputs},
         metrics={key: float(value) for key, value in metrics.items() if value is not None},
         overwrite=True,
         device=job.choices.device,
     )
+
+
+def public_name(source: str) -> str:
+    """A Hub id or URL as it is, of a local path its last part: a bundle tells nothing of the machine it was made on."""
+    return Path(source).name if Path(source).expanduser().exists() else source
 
 
 def reference_requests(

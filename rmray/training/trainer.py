@@ -30,6 +30,7 @@ from rmray.data.shares import StepShare
 from rmray.data.stream import SHARD_NAME, TrainingDataConfig, iter_steps
 from rmray.errors import RmrayError, TrainingError
 from rmray.models.bundle.manifest import MANIFEST_NAME
+from rmray.models.files import check_base
 from rmray.training import run_dir as runs
 from rmray.training.auto import Choices, Machine, ModelShape, check_capacity, choose
 from rmray.training.engine import Ranks
@@ -63,6 +64,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     config = _with_absolute_paths(config)
     run_dir = Path(config.run.storage) / config.run.name
     runs.check_free(run_dir, resume=resume, overwrite=overwrite)
+    check_base(config.model.base)
     with connected():
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         workers_per_node = check_capacity(config, nodes)

@@ -109,6 +109,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         ([("workers.max_micro_batch_tokens", "100")], ["100", "2 x data.max_length = 2048"]),
         ([("optim.global_batch_size", "2"), ("workers.num", "4")], ["global_batch_size is 2", "workers.num 4"]),
         ([("data.eval", "[x.jsonl]"), ("data.holdout", "10")], ["exclude each other"]),
+        ([("run.name", "prepared")], ["holds prepared sets"]),
     ],
 )
 def test_arithmetic_that_does_not_work_out_is_shown(

@@ -11,10 +11,11 @@ import pytest
 
 from rmray.config import load_config
 from rmray.config.train import TrainConfig
-from rmray.errors import ClusterError, RunError
+from rmray.errors import ClusterError, ModelError, RunError
 from rmray.models.bundle import load_bundle
 from rmray.models.scorer import score_requests
 from rmray.schema import ScoreRequest, ScoreResult
+from rmray.training.export import public_name
 from rmray.training.metrics_log import read_metrics
 from rmray.training.trainer import TrainOutcome, train
 
@@ -117,3 +118,23 @@ def test_more_workers_than_the_cluster_has(config: TrainConfig, ray_cluster: Non
         train(config.model_copy(update={"workers": workers, "optim": optim, "run": run}))
     assert "8 CPUs and 0 GPUs in all, room for 0" in str(caught.value)
     assert not (Path(config.run.storage) / "too-large").exists()
+
+
+def test_a_base_that_cannot_be_a_reward_model_is_told_before_anything_starts(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaConfig
+
+    LlamaConfig(num_labels=3, architectures=["LlamaForSequenceClassification"]).save_pretrained(tmp_path / "classifier")
+    monkeypatch.setattr("rmray.training.trainer.connected", lambda: pytest.fail("connected to Ray"))
+    run = config.run.model_copy(update={"storage": str(tmp_path)})
+    model = config.model.model_copy(update={"base": str(tmp_path / "classifier")})
+    with pytest.raises(ModelError, match=r"3 label\(s\)"):
+        train(config.model_copy(update={"run": run, "model": model}))
+
+
+def test_a_bundle_names_no_path_of_this_machine(outcome: TrainOutcome, tmp_path: Path) -> None:
+    text = (outcome.bundle_dir / "rmray.json").read_text()
+    assert str(outcome.run_dir.parent) not in text
+    assert public_name(str(tmp_path)) == tmp_path.name
+    assert public_name("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"

@@ -13,7 +13,9 @@ from typing import Any
 import ray
 from ray import serve as ray_serve
 
+from rmray.config.serve import check_name, serve_options
 from rmray.connect import join_or_start
+from rmray.models.bundle import read_manifest
 from rmray.serving.app.deploy import Deployed, Tell, deploy, undeploy
 
 
@@ -33,6 +35,10 @@ def serve(
     the cluster was started here. options: fields of ServeOptions. Returns what `--json` prints.
     Raises as `deploy`, and ClusterError where the cluster can't be joined.
     """
+    # What is wrong with the request is told before a cluster is started for it.
+    check_name(name)
+    serve_options(**options)
+    read_manifest(Path(bundle_dir).expanduser().absolute())
     started = join_or_start(address)
     try:
         tell(f"{'started a local Ray' if started else 'joined Ray'} at {_gcs_address()}")

@@ -103,3 +103,8 @@ def gateway_application() -> serve.Application:
     )(serve.ingress(build_gateway)())
     application: serve.Application = gateway.bind()
     return application
+
+
+def declared_gateway(_: dict[str, str]) -> serve.Application:
+    """The builder that a Serve config names as its import path: under a RayService the gateway belongs to KubeRay."""
+    return gateway_application()
