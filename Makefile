@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint pytest chaos clean
+.PHONY: quickstart test lint pytest clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/rmray quickstart
@@ -17,10 +17,7 @@ lint: $(VENV)/installed
 	$(BIN)/lint-imports
 
 pytest: $(VENV)/installed
-	$(BIN)/pytest -m "not chaos" --durations=15
-
-chaos: $(VENV)/installed
-	$(BIN)/pytest -m chaos
+	$(BIN)/pytest --durations=15
 
 $(VENV)/installed: pyproject.toml cluster/constraints.txt
 	$(PYTHON) -m venv $(VENV)
