@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rmray.config.serve import ALIAS_ACTOR, RAY_NAMESPACE, SCORER_DEPLOYMENT, ServedModel
+from rmray.config.serve import ALIAS_ACTOR, ALIAS_TTL_S, RAY_NAMESPACE, SCORER_DEPLOYMENT, ServedModel
 from rmray.errors import ClusterError, RequestError
 from rmray.retry import TryAgainError, code_of_ray_error
 from rmray.schema import ScoreRequest, ScoreResponse
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from rmray.client.rollouts import RolloutPrompt, RolloutReport, RolloutSettings
 
 T = TypeVar("T")
-
-ALIAS_TTL_S = 1.0
-"""So long a client trusts the alias it knows; an app that was replaced stays up for longer than that."""
 
 
 class HandleTransport:

@@ -17,6 +17,8 @@ ALIAS_ACTOR = "aliases"
 """The detached actor that knows which app answers for a name."""
 SCORER_DEPLOYMENT = "scorer"
 """The one deployment inside every app of a model."""
+ALIAS_TTL_S = 1.0
+"""So long a client and the gateway trust the alias they know; a replaced app stays up for longer than that."""
 GATEWAY_APP = "rmray-gateway"
 """The app that answers HTTP for all names."""
 

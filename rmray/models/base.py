@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 from transformers.utils import logging as transformers_logging
 
 from rmray.errors import ModelError
-from rmray.models.files import check_labels, check_safetensors, first_line, read_config, tensor_from_files
+from rmray.models.files import check_base, first_line, read_config, tensor_from_files
 from rmray.models.heads import find_head, initial_head_weight, set_head_float32
 from rmray.models.tiny_base import build_tiny_base
 
@@ -66,9 +66,7 @@ def load_reward_model(
     """
     name = str(name_or_dir)
     check_dtype(dtype, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    config = read_config(name)
-    check_labels(name, config, num_labels)
-    check_safetensors(name)
+    config = check_base(name, num_labels)
     vocab_size = int(config.get_text_config().vocab_size)
     if not 0 <= pad_id <= vocab_size:
         raise ModelError(

@@ -84,10 +84,12 @@ def check_safetensors(name: str) -> None:
         )
 
 
-def check_base(name: str, num_labels: int = 1) -> None:
-    """Raise ModelError where `name` cannot become a reward model, from its small files alone: before a job starts."""
-    check_labels(name, read_config(name), num_labels)
+def check_base(name: str, num_labels: int = 1) -> PreTrainedConfig:
+    """The config, or ModelError where `name` cannot become a reward model, from small files: before a job starts."""
+    config = read_config(name)
+    check_labels(name, config, num_labels)
     check_safetensors(name)
+    return config
 
 
 def tensor_from_files(name: str, key: str) -> torch.Tensor | None:

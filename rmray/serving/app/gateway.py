@@ -13,14 +13,12 @@ from typing import Any
 from ray import serve
 from starlette.types import ASGIApp
 
-from rmray.config.serve import SCORER_DEPLOYMENT, ServedModel
+from rmray.config.serve import ALIAS_TTL_S, SCORER_DEPLOYMENT, ServedModel
 from rmray.errors import RequestError
 from rmray.retry import Backoff, code_of_ray_error
 from rmray.schema import ScoreRequest, ScoreResponse
 from rmray.serving.app.aliases import alias_actor
 from rmray.serving.http import build_http_app
-
-ALIAS_TTL_S = 1.0
 
 
 class HandleBackend:
