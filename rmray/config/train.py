@@ -98,8 +98,8 @@ class OptimConfig(Section):
 
 
 class WorkersConfig(Section):
-    num: PositiveInt = 2
-    """Training workers; with GPUs, one GPU each."""
+    num: PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)] = 2
+    """Training workers; with GPUs, one GPU each. [least, most]: as many as the cluster has room for, at every start."""
     cpus: PositiveInt = 1
     """CPUs, and torch threads, per worker."""
     gpus: Annotated[int, Field(ge=0, le=1)] = 0
@@ -108,17 +108,37 @@ class WorkersConfig(Section):
     """DeepSpeed ZeRO stage. auto: 3 from 2B parameters on several workers, else 0."""
     max_micro_batch_tokens: Literal["auto"] | PositiveInt = "auto"
     """Tokens in one forward of one worker. auto: from free memory, with a safety margin."""
-    timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """A collective that takes longer ends the run: a hung rank is found."""
-    max_failures: Annotated[int, Field(ge=0)] = 2
-    """Worker failures after which the run gives up; each one resumes from the newest checkpoint."""
+    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """A rank that gets nowhere for so long has hung: the workers are started again. Longer than the longest step."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Failures in a row, without a newer checkpoint in between, after which the run gives up."""
+
+    @property
+    def min_num(self) -> int:
+        """Fewest workers the run starts with."""
+        return self.num if isinstance(self.num, int) else self.num[0]
+
+    @property
+    def max_num(self) -> int:
+        """Most workers it uses."""
+        return self.num if isinstance(self.num, int) else self.num[1]
 
 
 class CheckpointConfig(Section):
+    storage: str | None = None
+    """Where checkpoints are kept: a directory, or a URL of any pyarrow file system (`s3://bucket/path`), that every node
+    sees. null: `checkpoints` in the run directory."""
     every_steps: PositiveInt = 50
     """Optimizer steps between checkpoints."""
     keep: PositiveInt = 3
     """Newest checkpoints kept."""
+    keep_best: bool = True
+    """Keep the one with the best held-out accuracy too; each evaluation that finds a better one saves it."""
+    background: Literal["auto"] | bool = "auto"
+    """Write while training goes on, at the price of losing a few steps more to a crash that comes meanwhile. auto: where
+    writing takes longer than is worth waiting for."""
+    export: Literal["last", "best"] = "last"
+    """Which checkpoint becomes the bundle: of the last step, or of the best held-out accuracy."""
 
 
 class EvaluateConfig(Section):
@@ -126,6 +146,8 @@ class EvaluateConfig(Section):
     """Optimizer steps between held-out evaluations; the last step is always evaluated."""
     max_comparisons: PositiveInt | None = None
     """Evaluate on so many held-out comparisons at most while training."""
+    patience: PositiveInt | None = None
+    """Early stopping: end after so many evaluations in a row without a better held-out accuracy. null: never."""
 
 
 class TrainConfig(Section):
@@ -150,9 +172,15 @@ class TrainConfig(Section):
                 f"workers.max_micro_batch_tokens is {tokens}, but one comparison may take 2 x data.max_length = "
                 f"{2 * self.data.max_length} tokens: raise the first or lower the second"
             )
-        if self.optim.global_batch_size < self.workers.num:
+        if self.workers.min_num > self.workers.max_num:
+            raise ValueError(f"workers.num is [{self.workers.min_num}, {self.workers.max_num}]: the least comes first")
+        if self.optim.global_batch_size < self.workers.max_num:
             raise ValueError(
-                f"optim.global_batch_size is {self.optim.global_batch_size} for workers.num {self.workers.num}: "
-                f"{self.workers.num - self.optim.global_batch_size} worker(s) would have nothing to do at any step"
+                f"optim.global_batch_size is {self.optim.global_batch_size} for workers.num {self.workers.max_num}: "
+                f"{self.workers.max_num - self.optim.global_batch_size} worker(s) would have nothing to do at any step"
+            )
+        if self.checkpoint.export == "best" and not self.checkpoint.keep_best:
+            raise ValueError(
+                "checkpoint.export is best, but checkpoint.keep_best is false: the best one may be deleted"
             )
         return self

@@ -59,28 +59,28 @@ def check_capacity(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) ->
         int(min(node.get("CPU", 0.0) // workers.cpus, node.get("GPU", 0.0) // workers.gpus if workers.gpus else 1e9))
         for node in nodes
     ]
-    if sum(fits) < workers.num:
+    if sum(fits) < workers.min_num:
         cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
         raise ClusterError(
-            f"{workers.num} workers do not fit in the cluster",
+            f"{workers.min_num} workers do not fit in the cluster",
             where="workers",
-            why=f"{workers.num} x ({workers.cpus} CPUs, {workers.gpus} GPUs) are asked for; {len(nodes)} node(s) have "
+            why=f"{workers.min_num} x ({workers.cpus} CPUs, {workers.gpus} GPUs) are asked for; {len(nodes)} node(s) have "
             f"{cpus:g} CPUs and {gpus:g} GPUs in all, room for {sum(fits)}",
             next_step="lower workers.num, workers.cpus or workers.gpus, or add nodes",
         )
-    return min(max(fits), workers.num)
+    return min(max(fits), workers.max_num)
 
 
 def choose(config: TrainConfig, shape: ModelShape, machine: Machine) -> Choices:
     """Resolve every `auto`. Raises ModelError for bfloat16 where the device has none, and where nothing fits."""
     bfloat16 = choose_bfloat16(config.model.dtype, machine)
-    zero_stage = choose_zero_stage(config.workers.zero_stage, shape.num_parameters, config.workers.num)
+    zero_stage = choose_zero_stage(config.workers.zero_stage, shape.num_parameters, config.workers.max_num)
     checkpointing = config.model.gradient_checkpointing
     if checkpointing == "auto":
         checkpointing = machine.device == "cuda" and shape.num_parameters >= CHECKPOINTING_PAYS_FROM
     tokens = config.workers.max_micro_batch_tokens
     if tokens == "auto":
-        shards = config.workers.num if zero_stage == 3 else 1
+        shards = config.workers.min_num if zero_stage == 3 else 1
         tokens = micro_batch_tokens(
             shape,
             machine,

@@ -84,6 +84,7 @@ class Evaluate:
         self._shares, self._objective, self._every_steps = shares, objective, every_steps
         self._pooling, self._log = pooling, log
         self.latest: dict[str, float] = {}
+        self.latest_step: int | None = None
 
     def __call__(self, engine: Engine, progress: Progress) -> None:
         if not _is_due(progress, self._every_steps):
@@ -91,7 +92,7 @@ class Evaluate:
         figures = evaluate_shares(engine, self._shares(), self._objective, pooling=self._pooling)
         if figures is None:
             return
-        self.latest = figures
+        self.latest, self.latest_step = figures, progress.result.step
         if self._log:
             self._log.write({"step": progress.result.step, **figures})
 

@@ -27,9 +27,12 @@ class LoopSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Progress:
-    """What a hook is told after a step. seconds: of the step, waiting for its data included. is_last: of the run."""
+    """What a hook is told after a step. seconds: of the step, waiting for its data included.
+
+    is_last: of the run; a hook that sets it ends the run after this step, and the hooks after it know.
+    """
 
     result: StepResult
     seconds: float
@@ -68,4 +71,6 @@ def run_loop(
         start_s = end_s
         for hook in hooks:
             hook(engine, progress)
+        if progress.is_last:
+            return
         start_s = clock()

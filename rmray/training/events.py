@@ -1,0 +1,40 @@
+"""What befell a run, beside its metrics: RUN/events.jsonl, one object an event. Written by `trainer` and rank 0's hooks.
+
+Never cut or rewritten: a resumed run appends. Kinds: run_started, started (workers, from a step), checkpoint,
+checkpoint_failed, checkpoint_damaged, warning, hang, interrupted, failed, finished.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+EVENTS_FILE = "events.jsonl"
+
+
+class EventLog:
+    """Appends events. clock: seconds since the epoch."""
+
+    def __init__(self, run_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._path, self._clock = run_dir / EVENTS_FILE, clock
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Add an event; opened anew each time, as driver and workers write to one file."""
+        line = json.dumps({"time": self._clock(), "event": event, **fields})
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def read_events(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """Events in the order in which they were written; a line that a crash cut off is left out."""
+    path = run_dir / EVENTS_FILE
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    continue
