@@ -97,6 +97,12 @@ def decode_share(payload: bytes | pa.Buffer, *, rank: int, world_size: int, next
     return shares
 
 
+def first_step(payload: bytes | pa.Buffer) -> int:
+    """The first step that a payload holds."""
+    header = json.loads(pa.ipc.open_stream(payload).schema.metadata[_HEADER])
+    return int(header["steps"][0]["step"])
+
+
 def _check(name: str, received: int | str, expected: int | str, rank: int, step: int) -> None:
     if received != expected:
         raise TrainingError(

@@ -7,8 +7,9 @@ block of its own and blocks keep their order, so each rank checks what it receiv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ import ray.exceptions
 from ray.train import DataConfig
 
 from rmray.data.chunks import ChunkPlanner, StepSource, chunk_bounds, count_steps
-from rmray.data.shares import StepShare, decode_share
+from rmray.data.shares import StepShare, decode_share, first_step
 from rmray.errors import RmrayError, TrainingError
 
 SHARD_NAME = "train"  # what a worker asks `ray.train.get_dataset_shard` for
@@ -81,6 +82,20 @@ def feed_steps(source: StepSource, *, world_size: int, start_step: int = 0) -> l
     return shares.streaming_split(world_size, equal=False)
 
 
+def open_steps(
+    shard: ray.data.DataIterator, *, rank: int, world_size: int, num_steps: int
+) -> tuple[int, Iterator[StepShare]]:
+    """The step that the stream begins with, the same for every rank, and this rank's shares from there on.
+
+    So the stream, which is planned in one place, tells all ranks where to begin. Raises as `iter_steps`.
+    """
+    payloads = _payloads(shard)
+    first = next(payloads, None)
+    start_step = num_steps if first is None else first_step(first)
+    waiting = [] if first is None else [first]
+    return start_step, _check_steps(chain(waiting, payloads), rank, world_size, start_step, num_steps)
+
+
 def iter_steps(
     shard: ray.data.DataIterator, *, rank: int, world_size: int, start_step: int, num_steps: int
 ) -> Iterator[StepShare]:
@@ -89,8 +104,14 @@ def iter_steps(
     Raises TrainingError where a share is missing, early, another rank's or not what was planned; and whatever error
     the planning raised.
     """
+    return _check_steps(_payloads(shard), rank, world_size, start_step, num_steps)
+
+
+def _check_steps(
+    payloads: Iterable[pa.Buffer], rank: int, world_size: int, start_step: int, num_steps: int
+) -> Iterator[StepShare]:
     next_step = start_step
-    for payload in _payloads(shard):
+    for payload in payloads:
         for share in decode_share(payload, rank=rank, world_size=world_size, next_step=next_step):
             yield share
             next_step += 1
