@@ -54,8 +54,9 @@ def bradley_terry(
         loss_sum=loss_P.sum(),
         weight=float(chosen_P.numel()),
         metrics=_pair_sums(chosen_scores_P, rejected_scores_P),
-        score_min=_extreme(chosen_scores_P, rejected_scores_P, largest=False),
-        score_max=_extreme(chosen_scores_P, rejected_scores_P, largest=True),
+        score_min=-_largest(-chosen_scores_P, -rejected_scores_P),
+        score_max=_largest(chosen_scores_P, rejected_scores_P),
+        gap_max=_largest(gap_P.abs()),
     )
 
 
@@ -71,11 +72,10 @@ def _pair_sums(chosen_scores_P: torch.Tensor, rejected_scores_P: torch.Tensor) -
     }
 
 
-def _extreme(chosen_scores_P: torch.Tensor, rejected_scores_P: torch.Tensor, *, largest: bool) -> torch.Tensor:
-    sign = 1.0 if largest else -1.0
-    # The first element stands for "no score yet"; amax of an empty tensor is an error.
-    none = torch.full((1,), -torch.inf, dtype=torch.float64, device=chosen_scores_P.device)
-    return sign * torch.cat([none, *(sign * s.detach().double() for s in (chosen_scores_P, rejected_scores_P))]).amax()
+def _largest(*values_P: torch.Tensor) -> torch.Tensor:
+    # The first element stands for "nothing yet"; amax of an empty tensor is an error.
+    none = torch.full((1,), -torch.inf, dtype=torch.float64, device=values_P[0].device)
+    return torch.cat([none, *(values.detach().double() for values in values_P)]).amax()
 
 
 def _check_vector(name: str, tensor: torch.Tensor) -> None:

@@ -18,7 +18,8 @@ class LossTerms:
 
     loss_sum: 0-dim tensor with a gradient, float32 or wider. weight: number of units (pairs, prompts, tokens, steps)
     summed. metrics: detached 0-dim float64 sums over the same units. score_min, score_max: detached 0-dim float64
-    extremes of the scores that took part (inf and -inf where there was none).
+    extremes of the scores that took part (inf and -inf where there was none). gap_max: likewise the largest absolute
+    gap of the scores compared (-inf where none were).
     """
 
     loss_sum: torch.Tensor
@@ -26,6 +27,7 @@ class LossTerms:
     metrics: Mapping[str, torch.Tensor]
     score_min: torch.Tensor
     score_max: torch.Tensor
+    gap_max: torch.Tensor
 
 
 def sum_terms(terms: Sequence[LossTerms]) -> LossTerms:
@@ -44,4 +46,5 @@ def sum_terms(terms: Sequence[LossTerms]) -> LossTerms:
         metrics={name: torch.stack([t.metrics[name] for t in terms]).sum() for name in terms[0].metrics},
         score_min=torch.stack([t.score_min for t in terms]).min(),
         score_max=torch.stack([t.score_max for t in terms]).max(),
+        gap_max=torch.stack([t.gap_max for t in terms]).max(),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,8 @@ class StepResult:
 
     loss and the means: None where they are not finite. grad_norm: before clipping, None likewise. applied: False where
     loss or gradient was not finite: then no weight of any rank has moved, and faulty_row_ids names the suspects (the
-    micro-batches with such a loss, or all rows where only the gradient was not finite; 64 at most).
+    rows with such a loss, or all rows where only the gradient was not finite; 64 at most). gap_max: the largest
+    absolute gap of a pair. flagged: some rank raised its flag; no figure of the step.
     """
 
     step: int
@@ -82,28 +83,44 @@ class StepResult:
     row_ids_hash: str
     applied: bool
     faulty_row_ids: tuple[str, ...] = ()
+    gap_max: float | None = None
+    flagged: bool = False
 
 
 def train_step(
-    engine: Engine, share: StepShare, objective: Objective, *, lr: float, pooling: str, seed: int
+    engine: Engine,
+    share: StepShare,
+    objective: Objective,
+    *,
+    lr: float,
+    pooling: str,
+    seed: int,
+    flag: float = 0.0,
 ) -> StepResult:
-    """Run one step. seed: of dropout; with the step and the rank it decides every random number."""
+    """Run one step. seed: of dropout; with the step and the rank it decides every random number.
+
+    flag: more than 0 where this rank has something to tell all of them (it is to be preempted); they learn of it as
+    `StepResult.flagged`. It rides on the step's first message.
+    """
     ranks = engine.ranks
     engine.backbone.train()
     torch.manual_seed(_dropout_seed(seed, share.step, ranks.rank))
     own_weight = objective.weight(row for rows in share.micro_batches for row in rows)
-    global_weight = float(ranks.sum(torch.tensor(own_weight, dtype=torch.float64)))
+    global_weight, flags = ranks.sum(torch.tensor([own_weight, flag], dtype=torch.float64)).tolist()
     scale = ranks.world_size / max(global_weight, 1.0)
     done: list[LossTerms] = []
+    seen_scores_S: list[torch.Tensor] = []
     so_far = torch.zeros((), device=ranks.device)
     for i, rows in enumerate(share.micro_batches):
-        terms = objective.terms(engine.forward(_batch(rows, pooling)), objective.targets(rows))
+        scores_S = engine.forward(_batch(rows, pooling))
+        terms = objective.terms(scores_S, objective.targets(rows))
         so_far = so_far + terms.loss_sum.detach()
         # An infinite loss can have a finite gradient. Made NaN, it makes the norm over all ranks NaN, and the engines
         # drop such a step on every rank together: no extra message between ranks.
         sound = torch.where(torch.isfinite(so_far), 1.0, torch.nan)
         engine.backward(terms.loss_sum * scale * sound, last=i == len(share.micro_batches) - 1)
         done.append(_detached(terms))
+        seen_scores_S.append(scores_S.detach())
     update = engine.step(lr)
     total = _over_ranks(sum_terms(done), ranks)
     return StepResult(
@@ -115,7 +132,8 @@ def train_step(
         tokens=share.num_tokens,
         row_ids_hash=share.row_ids_hash,
         applied=update.applied,
-        faulty_row_ids=() if update.applied else _faulty_rows(share, done, ranks),
+        faulty_row_ids=() if update.applied else _faulty_rows(share, done, seen_scores_S, objective, ranks),
+        flagged=flags > 0,
         **_means(total),
     )
 
@@ -172,7 +190,7 @@ def _batch(rows: Sequence[Row], pooling: str) -> FlatBatch:
 
 
 def _detached(terms: LossTerms) -> LossTerms:
-    return LossTerms(terms.loss_sum.detach(), terms.weight, terms.metrics, terms.score_min, terms.score_max)
+    return replace(terms, loss_sum=terms.loss_sum.detach())
 
 
 def _over_ranks(terms: LossTerms, ranks: Ranks) -> LossTerms:
@@ -181,9 +199,9 @@ def _over_ranks(terms: LossTerms, ranks: Ranks) -> LossTerms:
     sums = ranks.sum(
         torch.stack([terms.loss_sum.double(), *(terms.metrics[n] for n in names), _like(terms.weight, terms)])
     )
-    extremes = ranks.max(torch.stack([-terms.score_min, terms.score_max]))
+    extremes = ranks.max(torch.stack([-terms.score_min, terms.score_max, terms.gap_max]))
     metrics = dict(zip(names, sums[1:-1], strict=True))
-    return LossTerms(sums[0], float(sums[-1]), metrics, -extremes[0], extremes[1])
+    return LossTerms(sums[0], float(sums[-1]), metrics, -extremes[0], extremes[1], extremes[2])
 
 
 def _like(value: float, terms: LossTerms) -> torch.Tensor:
@@ -207,6 +225,7 @@ def _means(total: LossTerms) -> dict[str, Any]:
         "score_std": spread,
         "score_min": _finite(float(total.score_min)),
         "score_max": _finite(float(total.score_max)),
+        "gap_max": _finite(float(total.gap_max)),
         "ties": int(total.metrics["ties"]),
         "pairs": pairs,
     }
@@ -216,13 +235,31 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _faulty_rows(share: StepShare, done: Sequence[LossTerms], ranks: Ranks) -> tuple[str, ...]:
-    per_batch = list(zip(share.micro_batches, done, strict=True))
-    suspects = [row.row_id for rows, terms in per_batch if not torch.isfinite(terms.loss_sum) for row in rows]
+def _faulty_rows(
+    share: StepShare,
+    done: Sequence[LossTerms],
+    seen_scores_S: Sequence[torch.Tensor],
+    objective: Objective,
+    ranks: Ranks,
+) -> tuple[str, ...]:
+    per_batch = zip(share.micro_batches, done, seen_scores_S, strict=True)
+    suspects = [
+        row.row_id
+        for rows, terms, scores_S in per_batch
+        if not torch.isfinite(terms.loss_sum)
+        for row in _rows_without_a_loss(rows, scores_S, objective)
+    ]
     everything = [row.row_id for rows in share.micro_batches for row in rows]
     gathered = ranks.gather((suspects, everything))
     named = [row_id for own, _ in gathered for row_id in own] or [row_id for _, own in gathered for row_id in own]
     return tuple(sorted(named)[:MAX_NAMED_ROWS])
+
+
+def _rows_without_a_loss(rows: Sequence[Row], scores_S: torch.Tensor, objective: Objective) -> Sequence[Row]:
+    """Rows whose own loss is not finite, of a micro-batch whose loss is not; all where it is the sum that ran over."""
+    alone = zip(rows, scores_S.split([len(row.ranks) for row in rows]), strict=True)
+    losses = [objective.terms(own_S, objective.targets([row])).loss_sum for row, own_S in alone]
+    return [row for row, loss in zip(rows, losses, strict=True) if not torch.isfinite(loss)] or rows
 
 
 def _scored_pairs(

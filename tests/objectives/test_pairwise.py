@@ -40,7 +40,7 @@ def test_golden_loss_and_metrics():
         "rejected_sum": 1.25,
         "score_sq_sum": pytest.approx((4 + 2.25 + 9 + 0.25 + 1 + 1 + 4 + 1) / 4),
     }
-    assert (float(terms.score_min), float(terms.score_max)) == (0.5, 3.0)
+    assert (float(terms.score_min), float(terms.score_max), float(terms.gap_max)) == (0.5, 3.0, 1.0)
 
 
 def test_golden_target_margins():
@@ -112,6 +112,10 @@ def test_no_pair_takes_part_with_weight_zero_and_a_zero_gradient():
     assert float(terms.loss_sum.detach()) == 0
     assert scores_S.grad.tolist() == [0, 0, 0]
     assert (float(terms.score_min), float(terms.score_max)) == (math.inf, -math.inf)
+    assert float(terms.gap_max) == -math.inf
+    some, _ = pairwise([0.0, -2.0], [0.5, 1.0])
+    for total in (sum_terms([terms, some]), sum_terms([some, terms])):
+        assert (float(total.score_min), float(total.score_max), float(total.gap_max)) == (-2.0, 1.0, 3.0)
 
 
 def test_half_precision_scores_are_widened_before_the_loss():
@@ -150,6 +154,7 @@ def test_one_division_over_uneven_shards_equals_the_whole_batch():
     for name, value in whole.metrics.items():
         assert float(total.metrics[name]) == pytest.approx(float(value), abs=1e-9), name
     assert (total.score_min, total.score_max) == (whole.score_min, whole.score_max)
+    assert float(total.gap_max) == float(whole.gap_max) == np.abs(chosen - rejected).max()
 
     # The classic bug has another answer, so that this test can tell the two apart.
     assert np.mean([mean_loss(s) for s in shards]) == pytest.approx(0.892189915, abs=1e-9)
@@ -177,7 +182,8 @@ def test_terms_that_do_not_belong_together_are_not_summed():
     with pytest.raises(ValueError, match="no terms"):
         sum_terms([])
     terms, _ = pairwise(CHOSEN, REJECTED)
-    other = LossTerms(terms.loss_sum, 1.0, {"tokens": torch.tensor(1.0)}, terms.score_min, terms.score_max)
+    extremes = terms.score_min, terms.score_max, terms.gap_max
+    other = LossTerms(terms.loss_sum, 1.0, {"tokens": torch.tensor(1.0)}, *extremes)
     with pytest.raises(ValueError, match="metrics differ"):
         sum_terms([terms, other])
 

@@ -1,9 +1,14 @@
-"""One step against closed forms: exact means over uneven micro-batches, gradients, skipping, and what is reported."""
+"""One step against closed forms: exact means over uneven micro-batches, gradients, skipping, and what is reported.
+
+A broken step, of whatever cause, is as if it had never been: same bits after it, same next step.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +20,9 @@ from rmray.data.group import TokenGroup
 from rmray.data.prepared import Row
 from rmray.data.shares import StepShare
 from rmray.errors import TrainingError
-from rmray.training.engine import EngineSettings, TorchEngine
-from rmray.training.step import Objective, evaluate_shares, train_step
+from rmray.training.engine import EngineSettings, Ranks, TorchEngine, Update
+from rmray.training.step import Objective, StepResult, evaluate_shares, train_step
+from tests.spawn import run_ranks
 
 
 class Lookup(nn.Module):
@@ -62,7 +68,7 @@ def test_four_pairs_give_the_golden_values() -> None:
     assert (result["pairs"], result["ties"], result["applied"]) == (4, 0, True)
     scores = np.array([2, 1.5, 3, 0.5, 1, 1, 2, 1])
     assert result["score_std"] == pytest.approx(scores.std(), abs=1e-7)
-    assert (result["score_min"], result["score_max"]) == (0.5, 3.0)
+    assert (result["score_min"], result["score_max"], result["gap_max"]) == (0.5, 3.0, 1.0)
 
 
 def test_uneven_shards_give_the_mean_over_pairs_and_not_the_mean_of_means() -> None:
@@ -102,15 +108,16 @@ def test_a_step_without_any_pair_moves_nothing_and_has_no_mean() -> None:
     engine = engine_of([1.0, 2.0])
     result = run(engine, share([row("tied", (0, 1), ranks=(0, 0))]))
     assert (result["loss"], result["accuracy"], result["pairs"], result["grad_norm"]) == (None, None, 0, 0.0)
+    assert (result["score_min"], result["score_max"], result["gap_max"]) == (None, None, None)
     assert engine.backbone.model.weight.flatten().tolist() == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_a_score_that_is_not_finite_skips_the_step_and_names_its_micro_batch(bad: float) -> None:
+def test_a_score_that_is_not_finite_skips_the_step_and_names_its_row(bad: float) -> None:
     engine = engine_of([0.0, bad, 1.0, 2.0])
     before = engine.backbone.model.weight.clone()
-    result = run(engine, share([row("fine", (2, 3))], [row("bad", (0, 1))]))
-    assert (result["applied"], result["loss"]) == (False, None)
+    result = run(engine, share([row("fine", (2, 3))], [row("good", (3, 2)), row("bad", (0, 1))]))
+    assert (result["applied"], result["loss"], result["gap_max"]) == (False, None, None)
     assert result["faulty_row_ids"] == ("bad",)
     assert torch.equal(engine.backbone.model.weight.nan_to_num(), before.nan_to_num())
     assert engine.updates == 0
@@ -122,6 +129,119 @@ def test_an_infinite_loss_with_a_finite_gradient_is_skipped_too() -> None:
     result = run(engine, share(*pairs), Objective(margin="data"))
     assert (result["applied"], result["grad_norm"], result["faulty_row_ids"]) == (False, None, ("bad",))
     assert engine.backbone.model.weight.flatten().tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+class Faulty(nn.Module):
+    """Sound weights; the scores of a few tokens are not: 5 is read as its weight's root, 6 to 8 times `BROKEN`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Embedding(9, 1)
+        with torch.no_grad():
+            self.model.weight.copy_(torch.tensor([0.5, -0.25, 1.0, 0.75, -1.0, 0.0, 1.0, 1.0, 1.0])[:, None])
+
+    def forward(self, batch: FlatBatch) -> torch.Tensor:
+        tokens_S = batch.token_ids_T[batch.readout_tokens_R]
+        weights_S = self.model(tokens_S).squeeze(-1)
+        is_root_S = tokens_S == 5
+        roots_S = weights_S.where(is_root_S, 1.0).sqrt()  # the root of 0 is 0; its slope is infinite
+        factor = torch.tensor([1.0] * 6 + BROKEN)
+        return torch.where(is_root_S, roots_S, weights_S * factor[tokens_S])
+
+
+BROKEN = [math.inf, -math.inf, math.nan]
+GOOD = ([row("a", (0, 1), margin=0.0), row("b", (2, 3), margin=0.0)], [row("c", (1, 4), margin=0.0)])
+
+
+def train_faulty(engine: TorchEngine, step_share: StepShare) -> StepResult:
+    return train_step(engine, step_share, Objective(margin="data"), lr=0.1, pooling="last", seed=0)
+
+
+def bits_of(engine: TorchEngine) -> dict[str, bytes]:
+    return {name: t.numpy().tobytes() for name, t in [*engine.weights(), *engine.moments()]}
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        pytest.param(row("bad", (2, 3), margin=math.inf), ("bad",), id="infinite margin, finite gradient"),
+        pytest.param(row("bad", (2, 6), margin=0.0), ("bad",), id="infinite score"),
+        pytest.param(row("bad", (7, 2), margin=0.0), ("bad",), id="score of minus infinity"),
+        pytest.param(row("bad", (8, 2), margin=0.0), ("bad",), id="NaN score"),
+        pytest.param(row("bad", (2, 5), margin=0.0), ("a", "b", "bad", "c"), id="finite loss, infinite gradient"),
+    ],
+)
+def test_a_broken_step_is_as_if_it_had_never_been(bad: Row, named: tuple[str, ...]) -> None:
+    engine, spared = (
+        TorchEngine(lambda gather: Faulty(), EngineSettings(max_grad_norm=1.0, weight_decay=0.01)) for _ in range(2)
+    )
+    first, last = share(*GOOD, step=0), share(*GOOD[::-1], step=2)
+    start = train_faulty(engine, first)
+    before = bits_of(engine)
+    assert set(before) == {"weight", "weight.exp_avg", "weight.exp_avg_sq"}
+
+    broken = train_faulty(engine, share(GOOD[0], [*GOOD[1], bad], step=1))
+    assert (broken.applied, broken.grad_norm, broken.faulty_row_ids) == (False, None, named)
+    assert (broken.loss is None) == (named == ("bad",))
+    assert bits_of(engine) == before
+    assert engine.updates == 1
+
+    assert [start, train_faulty(engine, last)] == [train_faulty(spared, first), train_faulty(spared, last)]
+    assert (engine.updates, spared.updates) == (2, 2)
+    assert bits_of(engine) == bits_of(spared) != before
+
+
+def test_a_sum_that_runs_over_names_its_micro_batch() -> None:
+    huge = 3e38  # float32 ends at 3.4e38: each loss is finite, two of them are not
+    rows = [row("x", (0, 1), margin=huge), row("y", (2, 3), margin=huge)]
+    result = run(
+        engine_of([0.0, 1.0, 2.0, 3.0]),
+        share([row("fine", (0, 1), margin=0.0)], rows),
+        Objective("bradley_terry", "data"),
+    )
+    assert (result["applied"], result["faulty_row_ids"]) == (False, ("x", "y"))
+
+
+class Still:
+    """An engine of several ranks that never moves: for what they tell each other."""
+
+    def __init__(self, scores: Sequence[float]) -> None:
+        self.ranks, self.backbone, self.updates = Ranks(), Lookup(scores), 0
+
+    def forward(self, batch: FlatBatch) -> torch.Tensor:
+        return self.backbone(batch)
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        pass
+
+    def step(self, lr: float) -> Update:
+        return Update(1.0, True)
+
+
+def told_on_two_ranks(rank: int, world_size: int) -> list[StepResult]:
+    """Steps whose pairs rank 0 has alone; nobody, rank 0, rank 1 and both raise their flag."""
+    own = share([row("a", (0, 1)), row("b", (2, 3))] if rank == 0 else [])
+    engine: Any = Still([2.0, 1.5, -1.0, 3.0])
+    flags = [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
+    return [train_step(engine, own, Objective(), lr=0.1, pooling="last", seed=0, flag=f[rank]) for f in flags]
+
+
+def test_ranks_learn_of_a_flag_and_an_empty_shard_disturbs_no_extreme() -> None:
+    seen = run_ranks(told_on_two_ranks, 2)
+    assert [[result.flagged for result in results] for results in seen] == [[False, True, True, True]] * 2
+    for result in [result for results in seen for result in results]:
+        assert (result.pairs, result.score_min, result.score_max, result.gap_max) == (2, -1.0, 3.0, 4.0)
+
+
+def test_a_flag_is_no_part_of_the_step() -> None:
+    plain, flagged = (
+        train_step(
+            engine_of([1.0, 2.0]), share([row("a", (0, 1))]), Objective(), lr=0.1, pooling="last", seed=0, flag=f
+        )
+        for f in (0.0, 1.0)
+    )
+    assert not plain.flagged
+    assert flagged == replace(plain, flagged=True)
 
 
 def test_evaluation_is_exact_and_trains_nothing() -> None:
