@@ -11,6 +11,7 @@
     │   └── RunError         a run directory in use, a resume that does not fit
     ├── RequestError         one score request (or one of its items) that cannot be answered
     └── TrainingError        training broke off: the run's own fault, not the user's input
+        └── RunInterruptedError   this process was told to terminate; the run is saved and can be resumed
 
 Raise `Kind(what, where=..., why=..., next_step=...)`; `str()` of it is the message a person reads.
 """
@@ -101,3 +102,7 @@ class RequestError(RmrayError):
 
 class TrainingError(RmrayError):
     """Training broke off."""
+
+
+class RunInterruptedError(TrainingError):
+    """This process was told to terminate; the run is saved and the same command with --resume goes on."""

@@ -1,7 +1,7 @@
 """What made the workers give up, told to the driver through the run directory. Used by `trainer`; no Ray.
 
 An error of ours on a worker is written to RUN/fault.json, so that it reaches the user as it was and, as it would only
-come again, costs no restarts. Anything else (a killed process, a full disk) is left to Ray Train's restarts.
+come again, costs no restarts: all ranks then end. Anything else (a killed process, a full disk) is left to Ray Train's restarts.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ def write_fault(run_dir: Path, error: RmrayError) -> None:
     part.rename(path)
 
 
+def has_fault(run_dir: Path) -> bool:
+    return (run_dir / FAULT_FILE).exists()
+
+
 def raise_fault(run_dir: Path) -> None:
     """Raise the error that was written, if one was."""
     path = run_dir / FAULT_FILE
@@ -55,7 +59,7 @@ def what_failed(run_dir: Path, worker_failures: Mapping[int, Exception], summary
     rank, failure = next(iter(worker_failures.items()), (None, summary))
     text = str(failure)[-MAX_CHARS:]
     return TrainingError(
-        "the workers failed more often than workers.max_failures allows",
+        "the workers failed again and again without getting to another checkpoint",
         where=str(run_dir),
         why=text if rank is None else f"rank {rank}: {text}",
         next_step="mend the cause and run the same command with --resume: it goes on from the newest checkpoint",

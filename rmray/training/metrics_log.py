@@ -23,12 +23,18 @@ FINAL_FIGURES = (
 
 
 class MetricsLog:
-    """Appends one JSON object a line. Opening it for step n forgets what a broken run wrote from step n on."""
+    """Appends one JSON object a line. Opening it for step n forgets what a broken run wrote from step n on.
+
+    lost_steps: training steps so forgotten. last_time: when the newest line was written, seconds since the epoch.
+    """
 
     def __init__(self, run_dir: Path, *, start_step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         path = run_dir / METRICS_FILE
+        known = list(read_metrics(path))
+        self.lost_steps = sum(line["step"] >= start_step and "eval_loss" not in line for line in known)
+        self.last_time: float | None = known[-1].get("time") if known else None
         forget_from(path, start_step)
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run_dir / TENSORBOARD_DIR), purge_step=start_step or None, max_queue=100)
@@ -39,7 +45,7 @@ class MetricsLog:
         self._file.write(json.dumps(clean) + "\n")
         self._file.flush()
         for key, value in clean.items():
-            if key != "step" and isinstance(value, int | float):
+            if key not in ("step", "time") and isinstance(value, int | float):
                 group = "eval" if key.startswith("eval_") else "train"
                 self._board.add_scalar(f"{group}/{key.removeprefix('eval_')}", value, clean["step"])
 
