@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def _wall(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> float:
     """Over sessions: from each `run_started` to its end, or to the last event or metrics line before the next one."""
     starts = [i for i, event in enumerate(events) if event["event"] == "run_started"]
     wall_s = 0.0
-    for first, stop in zip(starts, [*starts[1:], len(events)], strict=True):
+    for first, stop in pairwise([*starts, len(events)]):
         began_s = events[first]["time"]
         until_s = events[stop]["time"] if stop < len(events) else float("inf")
         ends = [event["time"] for event in events[first:stop] if event["event"] in SESSION_ENDS]

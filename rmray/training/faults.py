@@ -1,7 +1,8 @@
 """What made the workers give up, told to the driver through the run directory. Used by `trainer`; no Ray.
 
 An error of ours on a worker is written to RUN/fault.json, so that it reaches the user as it was and, as it would only
-come again, costs no restarts: all ranks then end. Anything else (a killed process, a full disk) is left to Ray Train's restarts.
+come again, costs no restarts: all ranks then end. Anything else (a killed process, a lost node) is left to Ray Train's
+restarts.
 """
 
 from __future__ import annotations
