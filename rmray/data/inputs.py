@@ -8,18 +8,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rmray.config.train import DataConfig
+from rmray.data.pairs import RULES_OF_THE_ROW, MarginRule
 from rmray.data.prepared import PREPARED_FORMAT
 from rmray.data.render import RenderRules
 from rmray.data.sources import InputFile, find_files
 from rmray.data.sources.records import KINDS
 from rmray.errors import DataError
 
-PREPARE_VERSION = 1  # raise it when the same input would be checked, keyed or laid out otherwise
+PREPARE_VERSION = 2  # raise it when the same input would be checked, keyed or laid out otherwise
 
 
 @dataclass(frozen=True, slots=True)
 class PreparePlan:
-    """Everything that a prepared set follows from. inputs: (split, file) pairs."""
+    """Everything that a prepared set follows from. inputs: (split, file) pairs. margin: what rows must bring for it."""
 
     config: DataConfig
     inputs: tuple[tuple[str, InputFile], ...]
@@ -27,6 +28,7 @@ class PreparePlan:
     tokenizer_hash: str
     rules: RenderRules
     objective: str
+    margin: MarginRule = "none"
 
     def key(self) -> str:
         """16 hex digits over content, never over paths: a moved file finds its set again."""
@@ -38,6 +40,7 @@ class PreparePlan:
             "columns": dict(self.config.columns),
             "holdout": None if self.config.eval else self.config.holdout,
             "kind": KINDS[self.objective],
+            "margin": self.margin if self.margin in RULES_OF_THE_ROW else None,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,7 +1,7 @@
 """Turn ranks into pairs and target margins: which score should beat which, and by how much. numpy only.
 
-Called by the training step and by evaluation. Legend: S scores in the order group after group, completion after
-completion; P pairs.
+Called by the training step, by evaluation, and by prepare, which keeps out rows that have no target margin. Legend: S
+scores in the order group after group, completion after completion; P pairs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rmray.errors import DataError
+from rmray.errors import RowError
 
 MarginRule = str | float
 """`none`, `data` (the row's `margin`), `rating_difference` (of the row's scores), or a constant in score units."""
+
+RULES_OF_THE_ROW = ("data", "rating_difference")  # rules that a row can fail
 
 
 class Ranked(Protocol):
@@ -52,8 +54,8 @@ def pairs_of(ranks: Sequence[int]) -> list[tuple[int, int]]:
 def target_margins(row: Ranked, rule: MarginRule, *, where: str = "") -> npt.NDArray[np.float64]:
     """The target margin of each pair of `pairs_of(row.ranks)`, float64 [P], in score units.
 
-    where: file and line, or row id, for the error. Raises DataError where the row lacks what the rule needs, and
-    where one `margin` would have to stand for several pairs.
+    where: file and line, or row id, for the error. Raises RowError where the row lacks what the rule needs:
+    `missing_margin`, `missing_scores`, `contradicting_scores`, `margin_of_several_pairs`.
     """
     pairs = pairs_of(row.ranks)
     if rule == "none":
@@ -64,7 +66,8 @@ def target_margins(row: Ranked, rule: MarginRule, *, where: str = "") -> npt.NDA
         return np.full(len(pairs), _row_margin(row, len(pairs), where))
     if rule == "rating_difference":
         if row.ratings is None:
-            raise DataError(
+            raise RowError(
+                "missing_scores",
                 "the row has no scores to take a margin from",
                 where=where,
                 why="objective.margin is `rating_difference`: a 5 against a 2 asks for a gap of 3",
@@ -72,7 +75,8 @@ def target_margins(row: Ranked, rule: MarginRule, *, where: str = "") -> npt.NDA
             )
         differences = np.array([row.ratings[better] - row.ratings[worse] for better, worse in pairs], dtype=np.float64)
         if (differences < 0).any():
-            raise DataError(
+            raise RowError(
+                "contradicting_scores",
                 "the row's scores contradict its order",
                 where=where,
                 why=f"ranks {list(row.ranks)} (0 is best), scores {list(row.ratings)}",
@@ -82,16 +86,26 @@ def target_margins(row: Ranked, rule: MarginRule, *, where: str = "") -> npt.NDA
     raise ValueError(f"unknown margin rule {rule!r}")
 
 
+def check_margins(row: Ranked, rule: MarginRule) -> None:
+    """Raise RowError where the row cannot be trained on with this rule: as `target_margins`, and `bad_number` where a
+    margin is more than float32, which losses are computed in, can hold."""
+    margin_P = target_margins(row, rule)
+    if np.abs(margin_P).max(initial=0.0) > np.finfo(np.float32).max:
+        raise RowError("bad_number", "the target margin is out of range", why=f"it is {np.abs(margin_P).max():.1e}")
+
+
 def _row_margin(row: Ranked, num_pairs: int, where: str) -> float:
     if row.margin is None:
-        raise DataError(
+        raise RowError(
+            "missing_margin",
             "the row has no `margin`",
             where=where,
             why="objective.margin is `data`: every row brings its own target margin",
             next_step="add `margin` to the row, or set objective.margin to `none` or a number",
         )
     if num_pairs > 1:
-        raise DataError(
+        raise RowError(
+            "margin_of_several_pairs",
             f"one `margin` for {num_pairs} pairs",
             where=where,
             why="objective.margin is `data`, which fits rows of two completions",

@@ -29,6 +29,7 @@ from rmray.connect import connected
 from rmray.data.inputs import PreparePlan, find_inputs, input_entry
 from rmray.data.keys import Keys, holdout_limit, window_bounds
 from rmray.data.ledger import check_content, check_kept, check_quarantined, check_sum, format_ledger, write_quarantine
+from rmray.data.pairs import MarginRule
 from rmray.data.prepared import PREPARED_FORMAT, Manifest, Split, Window, load_manifest
 from rmray.data.render import Renderer, RenderRules
 from rmray.data.sources import InputFile, check_source
@@ -71,15 +72,23 @@ def prepare_for(config: TrainConfig) -> PreparedSet:
         output_root=str(Path(config.run.storage) / "prepared"),
         rules=rules,
         objective=config.objective.name,
+        margin=config.objective.margin,
     )
 
 
 def prepare(
-    config: DataConfig, *, tokenizer_dir: str, output_root: str, rules: RenderRules, objective: str
+    config: DataConfig,
+    *,
+    tokenizer_dir: str,
+    output_root: str,
+    rules: RenderRules,
+    objective: str,
+    margin: MarginRule = "none",
 ) -> PreparedSet:
     """Make the prepared set of `config` under `output_root`, or find it there.
 
-    The set's name is a hash of the files' content, the tokenizer, the rules, the column mapping, the holdout and their
+    margin: how training finds target margins; a row that lacks what it needs is quarantined. The set's name is a hash
+    of the files' content, the tokenizer, the rules, the column mapping, the holdout, what margins need, and their
     versions. Uses the Ray that is initialised; else joins RAY_ADDRESS, or starts a local Ray and stops it again.
 
     Raises ConfigError, ModelError, DataError: a damaged or empty input file, too many quarantined rows, a holdout that
@@ -93,7 +102,7 @@ def prepare(
     tokenizer = load_tokenizer(tokenizer_dir)
     Renderer(tokenizer, rules)  # refuses rules of another tokenizer before anything starts
     inputs = find_inputs(config)
-    plan = PreparePlan(config, inputs, tokenizer_dir, tokenizer_hash(tokenizer), rules, objective)
+    plan = PreparePlan(config, inputs, tokenizer_dir, tokenizer_hash(tokenizer), rules, objective, margin)
     root = Path(output_root).expanduser().resolve()
     directory = root / plan.key()
     if (directory / "manifest.json").is_file():
@@ -198,6 +207,7 @@ def _stage(plan: PreparePlan, directory: Path) -> _Staged:
                 "tokenizer_dir": plan.tokenizer_dir,
                 "rules": plan.rules,
                 "objective": plan.objective,
+                "margin": plan.margin,
                 "columns": columns,
                 "directory": str(directory),
             },
@@ -224,15 +234,25 @@ class _Stager:
     """One actor of the pool: keeps the tokenizer, turns each batch of raw rows into parts."""
 
     def __init__(
-        self, tokenizer_dir: str, rules: RenderRules, objective: str, columns: Mapping[str, str], directory: str
+        self,
+        tokenizer_dir: str,
+        rules: RenderRules,
+        objective: str,
+        margin: MarginRule,
+        columns: Mapping[str, str],
+        directory: str,
     ) -> None:
-        self._renderer = Renderer(load_tokenizer(tokenizer_dir), rules)
-        self._objective, self._columns, self._directory = objective, columns, Path(directory)
+        self._stage = partial(
+            stage_batch,
+            renderer=Renderer(load_tokenizer(tokenizer_dir), rules),
+            objective=objective,
+            margin=margin,
+            columns=columns,
+            directory=Path(directory),
+        )
 
     def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
-        summary = stage_batch(
-            batch, self._renderer, objective=self._objective, columns=self._columns, directory=self._directory
-        )
+        summary = self._stage(batch)
         return {"summary": [json.dumps(summary)]}
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rmray.data.keys import pair_keys, prompt_key, stored_order
+from rmray.data.pairs import MarginRule, check_margins
 from rmray.data.prepared import COMPARISON_COLUMNS
 from rmray.data.render import RenderedPath, Renderer, group_of
 from rmray.data.sources import InputFile, parse_row, read_raw_rows, record_from_row
@@ -63,7 +64,13 @@ def raw_tables(file: InputFile, split: str, columns: Mapping[str, str]) -> Itera
 
 
 def stage_batch(
-    batch: pa.Table, renderer: Renderer, *, objective: str, columns: Mapping[str, str], directory: Path
+    batch: pa.Table,
+    renderer: Renderer,
+    *,
+    objective: str,
+    columns: Mapping[str, str],
+    directory: Path,
+    margin: MarginRule = "none",
 ) -> dict[str, Any]:
     """Write the batch's good rows as parts, one a split; return a summary that JSON can write.
 
@@ -81,7 +88,7 @@ def stage_batch(
         else:
             summary["rows_read"].append((split, row["file"], int(row["payload"])))
     for split, of_split in lines.items():
-        part = stage(of_split, renderer, objective=objective, columns=columns)
+        part = stage(of_split, renderer, objective=objective, columns=columns, margin=margin)
         if part.rows:
             # The same rows make the same name, so that a retried task writes over what it wrote.
             path = directory / f"{split}-{of_split[0].row_id.replace(':', '-')}-{len(of_split)}.parquet"
@@ -131,8 +138,15 @@ def write_part(table: pa.Table, path: Path) -> None:
     temporary.rename(path)
 
 
-def stage(lines: Iterable[RawLine], renderer: Renderer, *, objective: str, columns: Mapping[str, str]) -> Part:
-    """Every line becomes a row, a quarantined one or a dropped one."""
+def stage(
+    lines: Iterable[RawLine],
+    renderer: Renderer,
+    *,
+    objective: str,
+    columns: Mapping[str, str],
+    margin: MarginRule = "none",
+) -> Part:
+    """Every line becomes a row, a quarantined one or a dropped one. margin: what rows must bring, see `pairs`."""
     part = Part()
     for line in lines:
         try:
@@ -140,7 +154,7 @@ def stage(lines: Iterable[RawLine], renderer: Renderer, *, objective: str, colum
                 raise RowError(line.code, line.reason or "")
             record = record_from_row(parse_row(line.payload), objective=objective, columns=columns)
             assert isinstance(record, Comparison)  # prepare refuses objectives of other records
-            part.rows.append(_staged_row(line, record, renderer, part.notes))
+            part.rows.append(_staged_row(line, record, renderer, margin, part.notes))
         except RowError as error:
             if error.code in DROPPED:
                 part.dropped[error.code] += 1
@@ -156,9 +170,12 @@ def reason_of(error: RowError) -> str:
     return error.what + (f" ({error.why})" if error.why else "")
 
 
-def _staged_row(line: RawLine, record: Comparison, renderer: Renderer, notes: Counter[str]) -> dict[str, Any]:
+def _staged_row(
+    line: RawLine, record: Comparison, renderer: Renderer, margin: MarginRule, notes: Counter[str]
+) -> dict[str, Any]:
     if len(set(record.ranks)) == 1:
         raise RowError("all_tied", "no completion is better than another")
+    check_margins(record, margin)
     order = stored_order(line.row_id, len(record.completions))
     completions = [record.completions[k] for k in order]
     ranks = [record.ranks[k] for k in order]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rmray.data.pairs import build_targets, pairs_of, target_margins
-from rmray.errors import DataError
+from rmray.data.pairs import build_targets, check_margins, pairs_of, target_margins
+from rmray.errors import DataError, RowError
 from rmray.schema import Comparison
 
 
@@ -56,6 +56,30 @@ def test_a_row_that_lacks_what_the_rule_needs_is_named():
         target_margins(comparison([0, 1, 2], margin=1.0), "data")
     with pytest.raises(ValueError, match="unknown margin rule 'dta'"):
         target_margins(comparison([0, 1]), "dta")
+
+
+@pytest.mark.parametrize(
+    ("row", "rule", "code"),
+    [
+        (comparison([0, 1]), "data", "missing_margin"),
+        (comparison([0, 1, 2], margin=1.0), "data", "margin_of_several_pairs"),
+        (comparison([0, 1], margin=1e39), "data", "bad_number"),
+        (comparison([0, 1]), "rating_difference", "missing_scores"),
+        (comparison([0, 1], ratings=(2.0, 5.0)), "rating_difference", "contradicting_scores"),
+        (comparison([0, 1], ratings=(1e308, -1e308)), "rating_difference", "bad_number"),
+        (comparison([0, 1], margin=3.0), "data", None),
+        (comparison([0, 1, 1], ratings=(2.0, 0.0, 1.0)), "rating_difference", None),
+        (comparison([0, 1]), "none", None),
+        (comparison([0, 1]), 0.5, None),
+    ],
+)
+def test_rows_that_a_rule_cannot_take_are_told_apart_before_training(row, rule, code):
+    if code is None:
+        check_margins(row, rule)
+        return
+    with pytest.raises(RowError) as error:
+        check_margins(row, rule)
+    assert error.value.code == code
 
 
 def test_targets_of_a_batch_count_scores_row_after_row():

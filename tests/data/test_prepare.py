@@ -276,9 +276,12 @@ def test_whatever_changes_the_rows_changes_the_name(preparing: Preparing, tmp_pa
         plan_of(preparing, "all_pairs", train=[path]),
         replace(plan, rules=replace(plan.rules, max_length=63)),
         replace(plan, tokenizer_hash="another"),
+        replace(plan, margin="data"),
+        replace(plan, margin="rating_difference"),
     ]
     assert len({p.key() for p in [plan, *others]}) == 1 + len(others)
     same = [
+        replace(plan, margin=0.5),  # no row can lack a constant
         plan_of(preparing, train=[path], max_quarantined=0.5),
         plan_of(preparing, train=[path], strict_overlap=True),
         replace(plan, tokenizer_dir="elsewhere"),
@@ -329,6 +332,15 @@ def test_a_training_config_prepares_for_its_base(
     assert prepared.manifest.tokenizer_hash == tokenizer_hash(load_tokenizer(str(tiny_base)))
     rules = RenderRules(**prepared.manifest.render_rules)
     assert (rules.max_length, rules.over_length) == (1024, "drop")
+
+
+def test_a_training_config_keeps_out_rows_without_its_margin(tiny_base: Path, tmp_path: Path) -> None:
+    rows = [pair(i, margin=i / 10) if i % 10 else pair(i) for i in range(30)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    settings = {"data": {"train": [path]}, "model": {"base": str(tiny_base)}, "run": {"storage": str(tmp_path)}}
+    prepared = prepare_for(TrainConfig.model_validate({**settings, "objective": {"margin": "data"}}))
+    assert prepared.manifest.quarantined == {"missing_margin": 3}
+    assert sorted(r.margin for r in rows_of(prepared, "train")) == [i / 10 for i in range(30) if i % 10]
 
 
 SMALL_MACHINE = """

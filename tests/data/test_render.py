@@ -364,6 +364,27 @@ def test_a_template_that_rewrites_earlier_turns_still_has_a_boundary() -> None:
     assert tokenizer.decode(path.ids).startswith("2 turns\nuser: ")
 
 
+def test_parts_of_text_are_the_text_they_make() -> None:
+    renderer = renderer_of(qwen_like())
+    parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "two plus three?"}]
+    in_parts = one(renderer, [{"role": "user", "content": parts}], [{"role": "assistant", "content": [TEXT_PART]}])
+    assert in_parts == one(renderer, QUESTION, ANSWER)
+
+
+TEXT_PART, IMAGE_PART = {"type": "text", "text": "five"}, {"type": "image_url", "image_url": {"url": "a.png"}}
+
+
+@pytest.mark.parametrize("part", [IMAGE_PART, {"type": "image", "text": "a"}, {"text": "a"}, {"type": "text"}, "five"])
+def test_other_parts_are_an_error_of_their_completion(part: Any) -> None:
+    seen, plain = [{"role": "assistant", "content": [TEXT_PART, part]}], [{"role": "assistant", "content": "five"}]
+    results = renderer_of(qwen_like()).render_paths(QUESTION, [seen, plain])
+    assert code(results[0]) == "not_text"
+    assert good(results[1])
+    results = renderer_of(qwen_like()).render_paths([{"role": "user", "content": [part]}], [plain])
+    assert code(results[0]) == "not_text"
+    assert "only text can be scored" in str(results[0])
+
+
 def test_a_group_shares_the_common_prefix_of_ids() -> None:
     renderer = renderer_of(qwen_like())
     group = renderer.render_group(QUESTION, ["The capital of France", "The capital is Paris"])

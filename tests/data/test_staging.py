@@ -81,6 +81,27 @@ def test_what_is_not_kept_is_told(renderer: Renderer) -> None:
     assert part.notes["rows_with_escaped_special_tokens"] == 1
 
 
+def test_rows_without_what_the_margin_needs_are_quarantined(renderer: Renderer) -> None:
+    scored = {"prompt": "Two ", "completions": ["a", "b", "c"], "scores": [3, 2, 1]}
+    rows = [
+        line(1, pair("Two ", margin=0.5)),
+        line(2, pair("Two ")),
+        line(3, pair("Two ", score_chosen=5, score_rejected=2)),
+        line(4, pair("Two ", score_chosen=2, score_rejected=5)),
+        line(5, scored | {"margin": 1}),
+    ]
+
+    def codes(margin: Any) -> dict[int, str]:
+        part = stage(rows, renderer, objective="bradley_terry", columns={}, margin=margin)
+        assert len(part.rows) + len(part.quarantined) == len(rows)
+        return {entry["line"]: entry["code"] for entry in part.quarantined}
+
+    assert codes("none") == codes(0.5) == {}
+    missing = dict.fromkeys((2, 3, 4), "missing_margin")
+    assert codes("data") == missing | {5: "margin_of_several_pairs"}
+    assert codes("rating_difference") == {1: "missing_scores", 2: "missing_scores", 4: "contradicting_scores"}
+
+
 def test_truncated_rows_are_counted() -> None:
     tokenizer = qwen_like()
     rules = RenderRules.for_tokenizer(tokenizer, max_length=40, over_length="truncate_prompt")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rmray.data.group import TokenGroup, group_paths
+from rmray.data.messages import join_parts
 from rmray.data.render.chat import ChatTemplate, Tools, Turns
 from rmray.data.render.escape import Escaper
 from rmray.data.render.rules import RENDER_VERSION, RenderRules, eos_id_of
@@ -87,7 +88,8 @@ class Renderer:
 
         finished: whether each completion ended by itself; an unfinished one gets no EOS and no end of turn.
         truncate: cut the prompt of over-length paths even where the rules would drop them.
-        RowError codes: blank_completion, mixed_content, bad_token_ids, no_chat_template, template_failed, over_length.
+        RowError codes: blank_completion, mixed_content, not_text, bad_token_ids, no_chat_template, template_failed,
+        over_length.
         """
         ends = finished if finished is not None else [True] * len(completions)
         results: list[RenderedPath | RowError | None] = [None] * len(completions)
@@ -115,6 +117,7 @@ class Renderer:
         return group_of(self.render_paths(prompt, completions, tools=tools))
 
     def _draw(self, prompt: Content, completion: Content, tools: Tools, finished: bool) -> _Text | RenderedPath:
+        prompt, completion = _without_parts(prompt, "prompt"), _without_parts(completion, "completion")
         if isinstance(completion, str):
             # Samplers that keep special tokens leave a written-out EOS at the very end: it is the EOS, not text.
             completion = completion.removesuffix(self._eos_text)
@@ -187,6 +190,11 @@ class Renderer:
             f"{len(path.ids)} tokens, {self.rules.max_length} are allowed",
             next_step="raise `max_length`, or shorten the text",
         )
+
+
+def _without_parts(content: Content, name: str) -> Content:
+    """Messages whose content is text. Rows come so already; requests come as they were sent."""
+    return content if isinstance(content, str | TokenIds) else tuple(join_parts(content, name=name))
 
 
 def _as_turns(content: Content, role: str) -> Turns:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rmray.data.messages import join_parts
 from rmray.errors import RowError
 from rmray.schema import TokenIds, check_messages
 
@@ -51,7 +52,7 @@ def as_content(value: Any, name: str) -> str | tuple[Mapping[str, Any], ...]:
     if isinstance(value, Mapping):
         value = [value]
     if isinstance(value, list | tuple) and all(isinstance(m, Mapping) for m in value):
-        return check_messages([_without_nulls(m) for m in value], name=name, starts=False)
+        return check_messages(join_parts([_without_nulls(m) for m in value], name=name), name=name, starts=False)
     raise RowError("bad_type", f"`{name}` must be text or a list of messages, not {type(value).__name__}")
 
 

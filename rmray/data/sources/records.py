@@ -64,7 +64,7 @@ def record_from_row(row: Row, *, objective: str, columns: Mapping[str, str]) -> 
     """The record that `row` holds for `objective`. columns: our name -> the file's name.
 
     Raises RowError: missing_field, blank_completion, bad_type, bad_number, bad_label, bad_tools, bad_token_ids,
-    bad_message, unknown_role, assistant_first, prompts_differ, identical_completions, count_mismatch,
+    bad_message, not_text, unknown_role, assistant_first, prompts_differ, identical_completions, count_mismatch,
     too_few_completions, invalid_utf8, nul_character.
     """
     named = {**row, **{ours: row[theirs] for ours, theirs in columns.items() if theirs in row}}

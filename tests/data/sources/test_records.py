@@ -14,6 +14,7 @@ from rmray.schema import Comparison, OutcomeExample, ProcessExample, TokenIds
 QUESTION = {"role": "user", "content": "q"}
 GOOD = {"role": "assistant", "content": "good"}
 BAD = {"role": "assistant", "content": "bad"}
+TEXT, IMAGE = {"type": "text", "text": "q"}, {"type": "image", "image": "a.png"}
 
 
 def record(row: dict[str, Any], objective: str = "bradley_terry", columns: dict[str, str] | None = None) -> Record:
@@ -61,6 +62,18 @@ def test_answers_that_repeat_the_prompt_lose_it() -> None:
 def test_one_message_needs_no_list_and_null_keys_vanish() -> None:
     made = comparison({"prompt": "q", "chosen": {**GOOD, "tool_calls": None}, "rejected": BAD})
     assert made.completions == ((GOOD,), (BAD,))
+
+
+def test_parts_of_text_make_the_record_that_the_text_makes() -> None:
+    def in_parts(message: dict[str, str]) -> dict[str, Any]:
+        first, rest = message["content"][:1], message["content"][1:]
+        # Columnar files give a part every key that any part has.
+        return {**message, "content": [{"type": "text", "text": t, "image": None} for t in (first, rest)]}
+
+    row = {"chosen": [QUESTION, GOOD], "rejected": [QUESTION, BAD]}
+    made = comparison({side: [in_parts(m) for m in chat] for side, chat in row.items()})
+    assert made == comparison(row) == comparison({**row, "rejected": [in_parts(QUESTION), BAD]})
+    assert made.prompt == (QUESTION,)
 
 
 def test_pairs_without_a_prompt_take_their_common_beginning() -> None:
@@ -228,6 +241,9 @@ def test_prompts_that_differ(row: dict[str, Any]) -> None:
         ({"chosen": [GOOD, QUESTION, GOOD], "rejected": [GOOD, QUESTION, BAD]}, "assistant_first"),
         ({"prompt": [{"content": "q"}], "chosen": [GOOD], "rejected": [BAD]}, "bad_message"),
         ({"prompt": [{"role": "user"}], "chosen": [GOOD], "rejected": [BAD]}, "bad_message"),
+        ({"prompt": [QUESTION], "chosen": [{**GOOD, "content": [IMAGE]}], "rejected": [BAD]}, "not_text"),
+        ({"prompt": [{**QUESTION, "content": [TEXT, IMAGE]}], "chosen": [GOOD], "rejected": [BAD]}, "not_text"),
+        ({"prompt": [{**QUESTION, "content": ["q"]}], "chosen": [GOOD], "rejected": [BAD]}, "not_text"),
     ],
 )
 def test_bad_messages(row: dict[str, Any], expected: str) -> None:
