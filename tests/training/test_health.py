@@ -1,0 +1,414 @@
+"""Each warning fires, stays silent just short of its threshold, is told once, clears, and survives a resume."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rmray.data.group import TokenGroup
+from rmray.data.prepared import Row
+from rmray.data.shares import StepShare
+from rmray.training.engine import EngineSettings, TorchEngine
+from rmray.training.health import HealthMonitor, HealthWarning, WatchHealth
+from rmray.training.loop import Progress
+from rmray.training.metrics_log import read_metrics
+from rmray.training.step import Objective, evaluate_shares, train_step
+from tests.training.curves import WARMUP, evaluation, replay, simulated_run, step_result
+from tests.training.toys import VOCAB, ToyBackbone
+
+NO_ENGINE: Any = None
+
+
+def kinds(warnings: Sequence[HealthWarning]) -> list[str]:
+    return [warning.kind for warning in warnings]
+
+
+def after_steps(monitor: HealthMonitor, start: int, steps: Sequence[dict[str, Any]]) -> list[tuple[int, str]]:
+    """(step, kind) of the warnings that steps of these figures give, from step `start` on."""
+    results = [step_result(start + i, **figures) for i, figures in enumerate(steps)]
+    return [(w.step, w.kind) for result in results for w in monitor.after_step(result)]
+
+
+def trained_on(monitor: HealthMonitor, correct: int, pairs: int, **figures: Any) -> None:
+    """One step of so many pairs, of which so many were ranked rightly."""
+    assert not monitor.after_step(step_result(0, accuracy=correct / pairs, pairs=pairs, **figures))
+
+
+# --- not learning ---
+
+
+@pytest.mark.parametrize(("high", "expected"), [(0.5999, ["not learning"]), (0.6, []), (0.75, [])])
+def test_not_learning_is_an_interval_that_ends_under_0_6(high: float, expected: list[str]) -> None:
+    assert kinds(HealthMonitor(300, WARMUP).after_evaluation(149, evaluation(high - 0.05, 0.05))) == expected
+
+
+@pytest.mark.parametrize(("step", "expected"), [(98, []), (99, ["not learning"]), (100, ["not learning"])])
+def test_not_learning_is_judged_when_a_third_of_the_steps_is_done(step: int, expected: list[str]) -> None:
+    assert kinds(HealthMonitor(300, WARMUP).after_evaluation(step, evaluation(0.5))) == expected
+
+
+def test_not_learning_is_judged_at_one_evaluation_alone() -> None:
+    slow = HealthMonitor(300, WARMUP)
+    assert [kinds(slow.after_evaluation(step, evaluation(0.5))) for step in (50, 120, 200)] == [
+        [],
+        ["not learning"],
+        [],
+    ]
+    late = HealthMonitor(300, WARMUP)
+    assert [kinds(late.after_evaluation(step, evaluation(a))) for step, a in ((120, 0.7), (200, 0.5))] == [[], []]
+
+
+# --- overfit ---
+
+
+@pytest.mark.parametrize(("correct", "expected"), [(901, ["overfit"]), (899, []), (750, []), (600, [])])
+def test_overfit_is_a_difference_over_0_15(correct: int, expected: list[str]) -> None:
+    monitor = HealthMonitor(300, WARMUP)
+    trained_on(monitor, correct, 1000)
+    assert kinds(monitor.after_evaluation(10, evaluation(0.75, 0.01))) == expected
+
+
+@pytest.mark.parametrize(("half", "expected"), [(0.12, ["overfit"]), (0.14, [])])
+def test_overfit_needs_intervals_that_lie_apart(half: float, expected: list[str]) -> None:
+    # 90 of 100: Wilson's 95% interval begins at 0.8256.
+    monitor = HealthMonitor(300, WARMUP)
+    trained_on(monitor, 90, 100)
+    assert kinds(monitor.after_evaluation(10, evaluation(0.70, half))) == expected
+
+
+def test_few_training_pairs_are_no_overfit() -> None:
+    monitor = HealthMonitor(300, WARMUP)
+    trained_on(monitor, 18, 20)
+    assert monitor.after_evaluation(10, evaluation(0.70, 0.01)) == []
+
+
+def test_overfit_looks_at_the_steps_since_the_last_evaluation_alone() -> None:
+    monitor = HealthMonitor(300, WARMUP)
+    trained_on(monitor, 700, 1000)
+    trained_on(monitor, 700, 1000)
+    assert monitor.after_evaluation(10, evaluation(0.7, 0.01)) == []
+    trained_on(monitor, 950, 1000)
+    assert kinds(monitor.after_evaluation(20, evaluation(0.7, 0.01))) == ["overfit"]  # 0.78 over all three
+    assert monitor.after_evaluation(30, evaluation(0.3, 0.01)) == []  # no step since
+
+
+def test_overfit_weighs_steps_by_their_pairs_and_leaves_skipped_ones_out() -> None:
+    monitor = HealthMonitor(300, WARMUP)
+    trained_on(monitor, 84, 100)
+    trained_on(monitor, 800, 1000)
+    assert kinds(monitor.after_step(step_result(3, applied=False, loss=None, accuracy=1.0, pairs=4000))) == ["unstable"]
+    [found] = monitor.after_evaluation(10, evaluation(0.6, 0.01))
+    assert found.figures["train_accuracy"] == pytest.approx(884 / 1100)
+    assert found.figures["train_pairs"] == 1100
+
+
+def test_overfit_is_told_again_only_after_the_difference_has_fallen_to_0_10() -> None:
+    monitor, told = HealthMonitor(300, WARMUP), []
+    for held_out in (0.70, 0.76, 0.74, 0.81, 0.70, 0.70):
+        trained_on(monitor, 900, 1000)
+        told.append(kinds(monitor.after_evaluation(10, evaluation(held_out, 0.01))))
+    assert told == [["overfit"], [], [], [], ["overfit"], []]
+
+
+# --- collapse ---
+
+AFTER_WARMUP = [{"score_std": std} for std in (2.0, 1.0, 1.2, 0.5, 0.8)]  # their median is 1.0
+
+
+@pytest.mark.parametrize(("std", "expected"), [(0.0099, [(WARMUP + 7, "collapse")]), (0.01, []), (0.5, [])])
+def test_collapse_is_a_spread_under_a_hundredth_of_its_value_after_warmup(std: float, expected: object) -> None:
+    monitor = HealthMonitor(300, WARMUP)
+    assert after_steps(monitor, WARMUP, [*AFTER_WARMUP, *[{"score_std": std}] * 4]) == expected
+
+
+@pytest.mark.parametrize(("gap", "expected"), [(0.99e-3, [(52, "collapse")]), (1e-3, []), (0.5, [])])
+def test_collapse_is_gaps_all_under_a_thousandth(gap: float, expected: object) -> None:
+    assert after_steps(HealthMonitor(300, WARMUP), 50, [{"gap_max": gap}] * 4) == expected
+
+
+def test_before_warmup_nothing_is_collapsed_and_no_spread_is_taken_for_usual() -> None:
+    monitor = HealthMonitor(300, WARMUP)
+    assert (
+        after_steps(monitor, 0, [{"score_std": 500.0}] * (WARMUP - 4) + [{"score_std": 0.0, "gap_max": 0.0}] * 4) == []
+    )
+    assert after_steps(monitor, WARMUP, [{"score_std": 1.0}] * 20) == []
+
+
+@pytest.mark.parametrize("flat", [{"score_std": 0.001}, {"gap_max": 0.0}])
+def test_two_freak_steps_are_no_collapse_and_skipped_or_empty_ones_neither_count_nor_break_a_row(flat: Any) -> None:
+    monitor = HealthMonitor(300, WARMUP)
+    assert after_steps(monitor, WARMUP, [*AFTER_WARMUP, *[flat, flat, {}] * 5]) == []
+    empty = {"loss": None, "accuracy": None, "score_std": None, "gap_max": None, "pairs": 0}
+    told = after_steps(monitor, 50, [flat, empty, flat, {"applied": False, **flat}, flat])
+    assert [t for t in told if t[1] == "collapse"] == [(54, "collapse")]
+
+
+def test_collapse_clears_after_three_sound_steps() -> None:
+    monitor, flat = HealthMonitor(300, WARMUP), {"gap_max": 0.0}
+    told = after_steps(monitor, 50, [*[flat] * 5, *[{}] * 2, *[flat] * 5, *[{}] * 3, *[flat] * 5])
+    assert told == [(52, "collapse"), (67, "collapse")]
+
+
+# --- unstable ---
+
+
+@pytest.mark.parametrize(("loss", "expected"), [(1.51, [(20, "unstable")]), (1.5, []), (0.9, [])])
+def test_unstable_is_a_loss_over_three_times_its_median(loss: float, expected: object) -> None:
+    losses = [0.4, 0.5, 0.6, 0.5] * 5
+    assert after_steps(HealthMonitor(300, WARMUP), 0, [{"loss": x} for x in [*losses, loss]]) == expected
+
+
+def test_the_median_is_of_the_last_fifty_steps() -> None:
+    falling = [2.0] * 100 + [0.5] * 26
+    assert after_steps(HealthMonitor(300, WARMUP), 0, [{"loss": x} for x in [*falling, 1.6]]) == [(126, "unstable")]
+    assert after_steps(HealthMonitor(300, WARMUP), 0, [{"loss": x} for x in [*falling[:-4], 1.6]]) == []
+
+
+@pytest.mark.parametrize(("history", "expected"), [(9, []), (10, [(10, "unstable")])])
+def test_a_spike_needs_a_history(history: int, expected: object) -> None:
+    assert after_steps(HealthMonitor(300, WARMUP), 0, [{"loss": x} for x in [*[0.6] * history, 5.0]]) == expected
+
+
+@pytest.mark.parametrize(("loss", "expected"), [(0.3, []), (0.301, [(20, "unstable")])])
+def test_near_zero_a_few_misranked_pairs_are_no_explosion(loss: float, expected: object) -> None:
+    assert after_steps(HealthMonitor(300, WARMUP), 0, [{"loss": x} for x in [*[0.01] * 20, loss]]) == expected
+
+
+@pytest.mark.parametrize(("pairs", "expected"), [(31, []), (32, [(20, "unstable")])])
+def test_a_partial_batch_is_judged_with_those_before_it(pairs: int, expected: object) -> None:
+    steps = [{"loss": 0.5}] * 20 + [{"loss": 3.0, "pairs": pairs}]
+    assert after_steps(HealthMonitor(300, WARMUP), 0, steps) == expected
+    assert after_steps(HealthMonitor(300, WARMUP), 0, [*steps[:-1], {"loss": 20.0, "pairs": 31}]) == [(20, "unstable")]
+
+
+def test_small_batches_explode_too_once_enough_pairs_say_so() -> None:
+    steps = [{"loss": 0.5, "pairs": 8}] * 30 + [{"loss": 3.0, "pairs": 8}] * 4
+    assert after_steps(HealthMonitor(300, WARMUP), 0, steps) == [(31, "unstable")]  # (0.5 + 0.5 + 3 + 3) / 4 is 1.75
+
+
+@pytest.mark.parametrize(("loss", "what"), [(None, "loss"), (0.6, "gradient")])
+def test_a_skipped_step_is_unstable_at_once_and_names_its_rows(loss: float | None, what: str) -> None:
+    result = step_result(0, applied=False, loss=loss, faulty_row_ids=("f:1", "f:7"))
+    [found] = HealthMonitor(300, WARMUP).after_step(result)
+    assert (found.kind, found.step, found.figures["faulty_row_ids"]) == ("unstable", 0, ["f:1", "f:7"])
+    assert f"the {what} is not finite" in found.message
+    assert "f:1, f:7" in found.message
+
+
+def test_unstable_clears_after_ten_calm_steps() -> None:
+    monitor, spike = HealthMonitor(300, WARMUP), {"loss": 9.0}
+    told = after_steps(monitor, 0, [*[{}] * 20, spike, *[{}] * 9, spike, *[{}] * 10, spike, {}, {"applied": False}])
+    assert told == [(20, "unstable"), (41, "unstable")]
+
+
+def test_a_step_without_pairs_says_nothing() -> None:
+    empty = {"loss": None, "accuracy": None, "score_std": None, "gap_max": None, "pairs": 0}
+    assert after_steps(HealthMonitor(300, WARMUP), 0, [empty] * 50) == []
+
+
+# --- what is said ---
+
+
+def test_every_message_says_what_was_seen_why_it_matters_and_what_to_try() -> None:
+    monitor = HealthMonitor(300, 0)
+    trained_on(monitor, 900, 1000)
+    found = monitor.after_evaluation(149, evaluation(0.5))
+    for step in range(3):
+        found += monitor.after_step(step_result(step, gap_max=1e-5))
+    found += monitor.after_step(step_result(4, applied=False, loss=None))
+    assert kinds(found) == ["not learning", "overfit", "collapse", "unstable"]
+    told = dict(zip(kinds(found), found, strict=True))
+    advice = {
+        "not learning": ("optim.lr", "20 quarantined", "20 pairs that the model ranks the wrong way"),
+        "overfit": ("fewer epochs", "dropout", "LoRA", "frozen", "add data"),
+        "collapse": ("preferences", "raise optim.lr", "regularise less"),
+        "unstable": ("Lower optim.lr", "clip", "warm-up"),
+    }
+    for kind, words in advice.items():
+        warning = told[kind]
+        assert warning.message.startswith(f"{kind} at step {warning.step}: {warning.seen}. {warning.why}")
+        assert all(word in warning.advice for word in words)
+        assert warning.message.endswith(warning.advice)
+        assert json.loads(json.dumps(warning.figures)) == warning.figures
+    assert "0.530 at most" in told["not learning"].seen
+    assert "0.900 on the 1000 training pairs" in told["overfit"].seen
+    assert "more than 1e-05 apart" in told["collapse"].seen
+
+
+# --- whole curves ---
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_healthy_run_is_left_in_peace(seed: int) -> None:
+    assert list(replay(simulated_run(seed), HealthMonitor(300, WARMUP))) == []
+
+
+HEALTHY: dict[str, dict[str, Any]] = {
+    "slow": {"learnt_by": 0.5},
+    "small batches": {"batch": 4, "evaluate_every": 50},
+    "partial batches": {"batch": lambda step: 64 if (step + 1) % 20 else 1},
+    "few held out": {"held_out": 100},
+    "one epoch to an accuracy of 0.98": {"top_accuracy_z": 2.2, "sharpness": 3.0},
+    "mild overfit": {"memorised": lambda done: 0.3 * done},
+    "falling scale": {"scale": lambda done: 1.0 - 0.9 * done},
+    "short": {"num_steps": 30, "evaluate_every": 10},
+    "no learning rate to speak of at first": {"scale": lambda done: min(1.0, 0.02 + done)},
+}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", sorted(HEALTHY))
+def test_unusual_runs_are_no_reason_to_warn(name: str, seed: int) -> None:
+    lines = simulated_run(100 + seed, **HEALTHY[name])
+    num_steps = lines[-1]["step"] + 1
+    assert list(replay(lines, HealthMonitor(num_steps, min(WARMUP, num_steps // 10)))) == []
+
+
+ILL: dict[str, dict[str, Any]] = {
+    "not learning": {"top_accuracy_z": 0.0, "held_out": 1500},
+    "overfit": {"memorised": lambda done: 2.0 if done > 0.5 else 0.0},
+    "collapse": {"scale": lambda done: 1.0 if done < 0.6 else 1e-4},
+    "unstable": {"scale": lambda done: 1.0 if done < 0.6 else 20.0},
+}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", sorted(ILL))
+def test_an_ill_run_gets_its_own_warning_once(kind: str, seed: int) -> None:
+    found = list(replay(simulated_run(200 + seed, **ILL[kind]), HealthMonitor(300, WARMUP)))
+    assert [k for _, k in found] == [kind]
+    earliest = {"not learning": 99, "overfit": 149, "collapse": 179, "unstable": 179}[kind]
+    assert earliest <= found[0][0] <= earliest + 25
+
+
+def test_a_metrics_file_gives_what_the_run_gave(tmp_path: Path) -> None:
+    lines = [*simulated_run(7, **ILL["overfit"]), {"step": 300, "applied": False, "loss": None}]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    want = list(replay(lines, HealthMonitor(300, WARMUP)))
+    assert [kind for _, kind in want] == ["overfit", "unstable"]
+    assert list(replay(read_metrics(path), HealthMonitor(300, WARMUP))) == want
+
+
+def eventful_run() -> list[dict[str, Any]]:
+    """Every warning, some twice."""
+    lines = simulated_run(3, top_accuracy_z=0.0, memorised=lambda done: 2.0 * (done > 0.5))
+    for line in lines:
+        if "eval_accuracy" not in line:
+            if 60 <= line["step"] < 66 or 240 <= line["step"] < 244:
+                line["gap_max"] = 0.0
+            if line["step"] in (100, 200):
+                line["loss"] = 30.0
+    return lines
+
+
+def test_a_resumed_run_warns_as_the_run_left_alone_wherever_it_was_cut() -> None:
+    lines = eventful_run()
+    want = list(replay(lines, HealthMonitor(300, WARMUP)))
+    assert sorted(kind for _, kind in want) == ["collapse"] * 2 + ["not learning", "overfit"] + ["unstable"] * 2
+    for cut in range(len(lines) + 1):
+        first = HealthMonitor(300, WARMUP)
+        got = list(replay(lines[:cut], first))
+        resumed = HealthMonitor(300, WARMUP, json.loads(json.dumps(first.memory(), allow_nan=False)))
+        assert got + list(replay(lines[cut:], resumed)) == want, cut
+
+
+# --- the hook ---
+
+
+@dataclass
+class Evaluations:
+    latest: dict[str, float] = field(default_factory=dict)
+    latest_step: int | None = None
+
+
+def hooked(lines: Sequence[dict[str, Any]], cut: int | None = None) -> list[tuple[str, str, dict[str, Any]]]:
+    """What the hook tells of a run; cut: a step before which it is resumed, with the figures evaluated last."""
+    evaluations, told = Evaluations(), []
+
+    def tell(kind: str, message: str, fields: dict[str, Any]) -> None:
+        told.append((kind, message, fields))
+
+    hook = WatchHealth(evaluations, tell, 300, WARMUP)
+    figures = {line["step"]: line for line in lines if "eval_accuracy" in line}
+    for line in lines:
+        if "eval_accuracy" in line:
+            continue
+        step = line["step"]
+        if step == cut:
+            hook = WatchHealth(evaluations, tell, 300, WARMUP, json.loads(json.dumps(hook.memory())))
+        if step in figures:
+            evaluations.latest, evaluations.latest_step = figures[step], step
+        hook(NO_ENGINE, Progress(step_result(**line), 1.0, is_last=False))
+    return told
+
+
+def test_the_hook_tells_each_warning_with_its_fields_and_looks_at_an_evaluation_once() -> None:
+    lines = eventful_run()
+    told = hooked(lines)
+    assert [(fields["step"], kind) for kind, _, fields in told] == list(replay(lines, HealthMonitor(300, WARMUP)))
+    for kind, message, fields in told:
+        assert set(fields) == {"step", "seen", "why", "advice", "figures"}
+        assert (
+            message
+            == f"{kind} at step {fields['step']}: {fields['seen']}. {fields['why']} What to try: {fields['advice']}"
+        )
+        assert json.loads(json.dumps(fields, allow_nan=False)) == fields
+    assert all(hooked(lines, cut) == told for cut in (1, 60, 62, 99, 100, 101, 149, 150, 175, 242, 299))
+
+
+def test_figures_need_no_torch() -> None:
+    code = "import sys, rmray.training.health, rmray.training.early_stopping; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- real training of a toy ---
+
+
+def toy_rows(rng: np.random.Generator, num: int, better: Any) -> list[Row]:
+    """Pairs of one token each; better: which of two tokens is the chosen one."""
+    rows = []
+    while len(rows) < num:
+        a, b = (int(t) for t in rng.integers(1, VOCAB, 2))
+        if a != b:
+            chosen, rejected = (a, b) if better(a, b) else (b, a)
+            group = TokenGroup(
+                np.zeros(0, np.int32), (np.array([chosen], np.int32), np.array([rejected], np.int32)), (0, 0)
+            )
+            rows.append(Row(f"r{len(rows)}", len(rows), None, group, (1, 1), (0, 1), None, None))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("labels", "lr", "expected"),
+    [
+        ("ordered", lambda step: 0.01 * min(1.0, (step + 1) / 4), []),
+        ("tossed", lambda step: 0.003 * min(1.0, (step + 1) / 4), ["not learning"]),
+        ("ordered", lambda step: 0.01 if step < 60 else 300.0, ["unstable"]),
+    ],
+)
+def test_a_toy_that_is_really_trained(labels: str, lr: Callable[[int], float], expected: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    better = {"ordered": lambda a, b: a > b, "tossed": lambda a, b: rng.random() < 0.5}[labels]
+    engine = TorchEngine(lambda gather: ToyBackbone(), EngineSettings(max_grad_norm=1.0))
+    evaluations, told = Evaluations(), []
+    hook = WatchHealth(evaluations, lambda kind, message, fields: told.append(kind), 120, 4)
+    held_out = toy_rows(rng, 400, better)
+    for step in range(120):
+        rows = toy_rows(rng, 64, better)
+        share = StepShare(step, 0, (tuple(rows),), "hash", 64, 128)
+        result = train_step(engine, share, Objective(), lr=lr(step), pooling="last", seed=0)
+        if (step + 1) % 20 == 0:
+            figures = evaluate_shares(engine, [held_out], Objective(), pooling="last")
+            assert figures is not None
+            evaluations.latest, evaluations.latest_step = figures, step
+        hook(engine, Progress(result, 1.0, is_last=False))
+    assert told[:1] == expected  # what a model thrown about shows after that is chance
