@@ -13,13 +13,12 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rmray.data.order import StepCount, WindowOrder, WindowSequence, hash_row_ids, order_window, order_windows
-from rmray.data.packing import Shapes, measure_shapes, plan_step
+from rmray.data.order import Int64, StepCount, WindowOrder, WindowSequence, hash_row_ids, order_window, order_windows
+from rmray.data.packing import Shapes, join_shapes, measure_shapes, plan_step
 from rmray.data.prepared import COMPARISON_COLUMNS, Row, Split, Window, load_manifest, rows_from_table
 from rmray.data.shares import StepFacts, StepShare, decode_share, encode_share
 from rmray.errors import DataError
@@ -27,15 +26,14 @@ from rmray.errors import DataError
 STEPS_PER_CHUNK = 16
 CACHED_WINDOWS = 3  # the two that a step straddles, and one more
 
-Int64 = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True)
 class StepSource:
     """All that decides the batches of a run. The world size and the step to begin with are no part of it.
 
     prepared_dir: a prepared set that every node sees. global_batch_size: comparisons per step, over all workers.
-    max_micro_batch_tokens: computed tokens of one forward of one worker. max_steps: cuts the run short.
+    max_micro_batch_tokens: computed tokens of one forward of one worker. max_steps: cuts the run short. shared_prefix:
+    False where the forward pads: then a prompt is computed once for each of its completions, and counted so.
     """
 
     prepared_dir: str
@@ -44,6 +42,7 @@ class StepSource:
     max_micro_batch_tokens: int
     epochs: int = 1
     max_steps: int | None = None
+    shared_prefix: bool = True
 
 
 def count_steps(source: StepSource) -> StepCount:
@@ -101,7 +100,7 @@ class ChunkPlanner:
                 epoch=self._steps.locate(step)[0],
                 row_ids_hash=hash_row_ids(row_ids[part]),
                 num_comparisons=part.stop - part.start,
-                num_tokens=int(rows.shapes.tokens_N[part].sum()),
+                num_tokens=int(rows.shapes.tokens[part].sum()),
                 num_micro_batches=plan.num_micro_batches,
             )
             for step, part, plan in zip(range(first_step, stop_step), slices, plans, strict=True)
@@ -130,10 +129,7 @@ class ChunkPlanner:
             first_step = epoch_start + stop
         return _Rows(
             pa.concat_tables([part.table for part in parts]).combine_chunks(),
-            Shapes(
-                np.concatenate([part.shapes.tokens_N for part in parts]),
-                np.concatenate([part.shapes.attended_N for part in parts]),
-            ),
+            join_shapes([part.shapes for part in parts]),
             np.concatenate([part.steps_N for part in parts]),
         )
 
@@ -154,7 +150,7 @@ class ChunkPlanner:
             first_position=int(sequence.starts_W1[place]),
             global_batch_size=self._source.global_batch_size,
         )
-        return _OrderedWindow(table, _shapes_of(table), order)
+        return _OrderedWindow(table, _shapes_of(table, self._source.shared_prefix), order)
 
 
 def local_steps(source: StepSource, *, rank: int = 0, world_size: int = 1, start_step: int = 0) -> Iterator[StepShare]:
@@ -176,12 +172,13 @@ def eval_shares(
     rank: int,
     max_micro_batch_tokens: int,
     max_comparisons: int | None = None,
+    shared_prefix: bool = True,
 ) -> Iterator[tuple[Row, ...]]:
     """The held-out micro-batches of one rank, as many as on every other rank, some perhaps empty.
 
     Every held-out comparison (or the first `max_comparisons` of the set's hashed layout: a fixed, arbitrary sample)
-    goes to exactly one rank. Each rank reads the windows itself, one at a time. Needs no Ray; yields nothing where
-    nothing is held out.
+    goes to exactly one rank. Each rank reads the windows itself, one at a time. shared_prefix: as in StepSource. Needs
+    no Ray; yields nothing where nothing is held out.
     """
     directory = Path(prepared_dir)
     held_out = load_manifest(directory).eval
@@ -189,7 +186,8 @@ def eval_shares(
     for window in held_out.windows:
         table = _read_table(directory, window).slice(0, left)
         left -= table.num_rows
-        plan = plan_step(_shapes_of(table), world_size=world_size, max_micro_batch_tokens=max_micro_batch_tokens)
+        shapes = _shapes_of(table, shared_prefix)
+        plan = plan_step(shapes, world_size=world_size, max_micro_batch_tokens=max_micro_batch_tokens)
         for micro_batch in plan.micro_batches(rank):
             yield tuple(rows_from_table(table.take(np.array(micro_batch, dtype=np.int64))))
         if not left:
@@ -228,11 +226,12 @@ def _read_table(directory: Path, window: Window) -> pa.Table:
     return table
 
 
-def _shapes_of(table: pa.Table) -> Shapes:
+def _shapes_of(table: pa.Table, shared_prefix: bool) -> Shapes:
     """Shapes of all rows of a table, from the lengths alone."""
     suffixes = table["suffixes"]
     return measure_shapes(
         pc.list_value_length(table["prefix"]).to_numpy(),
         pc.list_value_length(pc.list_flatten(suffixes)).to_numpy(),
         pc.list_value_length(suffixes).to_numpy(),
+        shared_prefix=shared_prefix,
     )

@@ -26,7 +26,7 @@ class StepFacts:
     """What all ranks know of a step.
 
     step: of the whole run, from 0. row_ids_hash: `hash_row_ids` of its rows. num_comparisons, num_tokens: of all ranks;
-    num_tokens counts computed tokens, a shared prefix once. num_micro_batches: of every rank.
+    num_tokens: computed tokens of each comparison alone, a shared prefix once. num_micro_batches: of every rank.
     """
 
     step: int

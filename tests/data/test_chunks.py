@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rmray.data import chunks
-from rmray.data.chunks import ChunkPlanner, StepSource, count_steps, eval_shares, local_steps
+from rmray.data.chunks import ChunkPlanner, StepSource, chunk_bounds, count_steps, eval_shares, local_steps
 from rmray.data.order import hash_row_ids
 from rmray.data.prepared import Row
 from rmray.data.shares import StepShare, decode_share
@@ -74,6 +76,30 @@ def test_every_epoch_is_every_row_once_in_batches_that_know_no_world_size(prepar
     assert alone[:22] != alone[22:]
 
 
+def test_where_the_forward_pads_the_same_batches_are_cut_by_their_paths(prepared_dir):
+    shared = global_steps(source_of(prepared_dir), 2)
+    padded = global_steps(source_of(prepared_dir, shared_prefix=False), 2)
+    budget = 400
+    over = 0
+    for one, other in zip(shared, padded, strict=True):
+        assert [s.row_ids_hash for s in one] == [s.row_ids_hash for s in other]
+        assert len({len(s.micro_batches) for s in other}) == 1
+        over += sum(padded_tokens(rows) > budget for s in one for rows in s.micro_batches)
+        for rows in (rows for s in other for rows in s.micro_batches):
+            assert padded_tokens(rows) <= budget or len(rows) == 1
+        assert other[0].num_tokens == sum(
+            padded_tokens([row]) for s in other for rows in s.micro_batches for row in rows
+        )
+    assert over  # a plan that counts shared prefixes once is no plan for a forward that pads
+    held_out = eval_shares(prepared_dir, world_size=1, rank=0, max_micro_batch_tokens=150, shared_prefix=False)
+    assert all(padded_tokens(rows) <= 150 or len(rows) == 1 for rows in held_out)
+
+
+def padded_tokens(rows: Sequence[Row]) -> int:
+    """Tokens of the rectangle that plain transformers is given."""
+    return sum(row.group.num_completions for row in rows) * max((row.group.max_path_len for row in rows), default=0)
+
+
 def test_rows_of_a_prompt_share_a_step_and_arrive_whole(prepared_dir):
     by_id = {row.row_id: row for row in ROWS}
     step_of: dict[int, int] = {}
@@ -89,6 +115,71 @@ def test_a_run_goes_on_from_any_step_as_if_it_had_not_stopped(prepared_dir, star
     whole = [(s.step, row_ids(s)) for s in local_steps(source, rank=1, world_size=2)]
     resumed = [(s.step, row_ids(s)) for s in local_steps(source, rank=1, world_size=2, start_step=start_step)]
     assert resumed == whole[start_step:]
+
+
+@settings(max_examples=60)
+@given(
+    num_rows=st.integers(1, 60),
+    rows_per_prompt=st.integers(1, 7),
+    completions=st.integers(2, 4),
+    window_rows=st.integers(3, 40),
+    batch=st.integers(1, 24),
+    budget=st.integers(1, 500),
+    seed=st.integers(0, 2**63 - 1),
+    start=st.integers(0, 60),
+    shared_prefix=st.booleans(),
+)
+def test_any_set_any_batch_any_ranks(
+    tmp_path_factory, num_rows, rows_per_prompt, completions, window_rows, batch, budget, seed, start, shared_prefix
+):
+    rows = random_rows(num_rows, seed=seed % 1000, rows_per_prompt=rows_per_prompt, completions=completions)
+    prepared_dir = tmp_path_factory.mktemp("set")
+    write_prepared(prepared_dir, rows, window_rows=window_rows)
+    options = {"global_batch_size": batch, "max_micro_batch_tokens": budget, "shared_prefix": shared_prefix}
+    source = source_of(str(prepared_dir), seed=seed, epochs=2, **options)
+    of_ranks = {world_size: planned_steps(source, world_size) for world_size in (1, 2, 3, 4)}
+
+    alone = [row_ids(share) for (share,) in of_ranks[1]]
+    per_epoch = -(-num_rows // batch)
+    assert len(alone) == 2 * per_epoch
+    for epoch in (alone[:per_epoch], alone[per_epoch:]):  # every row once, those of the last, partial batch too
+        assert Counter(i for ids in epoch for i in ids) == Counter(row.row_id for row in rows)
+    key_of = {row.row_id: row.prompt_key for row in rows}
+    if rows_per_prompt <= batch:
+        for epoch in (alone[:per_epoch], alone[per_epoch:]):
+            assert sum(len({key_of[i] for i in ids}) for ids in epoch) == len(set(key_of.values()))
+
+    for world_size, steps in of_ranks.items():
+        for shares, expected in zip(steps, alone, strict=True):
+            assert sorted(i for share in shares for i in row_ids(share)) == sorted(expected)
+            assert {share.row_ids_hash for share in shares} == {hash_row_ids(expected)}
+            assert len({len(share.micro_batches) for share in shares}) == 1
+            for micro_batch in (m for share in shares for m in share.micro_batches):
+                assert all(row.group.num_completions == completions for row in micro_batch)  # no group is cut
+                tokens = sum(row.group.num_tokens for row in micro_batch)
+                assert (tokens if shared_prefix else padded_tokens(micro_batch)) <= budget or len(micro_batch) == 1
+        start_step = min(start, len(alone))
+        resumed = planned_steps(source, world_size, start_step)
+        assert [list(map(by_micro_batch, shares)) for shares in resumed] == [
+            list(map(by_micro_batch, shares)) for shares in steps[start_step:]
+        ]
+
+
+def planned_steps(source: StepSource, world_size: int, start_step: int = 0) -> list[list[StepShare]]:
+    """As `global_steps`, each chunk planned once for all ranks, by a planner that has planned nothing before."""
+    planner = ChunkPlanner(source)
+    steps: list[list[StepShare]] = []
+    for first, stop in chunk_bounds(start_step, count_steps(source).num_steps):
+        shares = [
+            decode_share(payload, rank=rank, world_size=world_size, next_step=first)
+            for rank, payload in enumerate(planner.plan(first, stop, world_size=world_size))
+        ]
+        steps += map(list, zip(*shares, strict=True))
+    return steps
+
+
+def by_micro_batch(share: StepShare) -> list[list[str]]:
+    return [[row.row_id for row in micro_batch] for micro_batch in share.micro_batches]
 
 
 def test_max_steps_cuts_the_run_short_and_leaves_its_batches_alone(prepared_dir):

@@ -12,7 +12,8 @@ from rmray.data.packing import ATTENDED_PER_TOKEN, Shapes, StepPlan, measure_sha
 
 def shapes_of(tokens: list[int]) -> Shapes:
     """Comparisons whose cost is their tokens alone."""
-    return Shapes(np.array(tokens, dtype=np.int64), np.zeros(len(tokens), dtype=np.int64))
+    tokens_N = np.array(tokens, dtype=np.int64)
+    return Shapes(tokens_N, np.ones_like(tokens_N), np.zeros_like(tokens_N))
 
 
 def micro_batches(plan: StepPlan, world_size: int) -> list[tuple[tuple[int, ...], ...]]:
@@ -22,14 +23,22 @@ def micro_batches(plan: StepPlan, world_size: int) -> list[tuple[tuple[int, ...]
 def test_a_shared_prefix_is_counted_once():
     # Prefix 3, suffixes 2 and 4; prefix 0, suffixes 1, 1 and 2.
     shapes = measure_shapes(np.array([3, 0]), np.array([2, 4, 1, 1, 2]), np.array([2, 3]))
-    assert shapes.tokens_N.tolist() == [9, 4]
+    assert shapes.tokens.tolist() == [9, 4]
     # Causal pairs: prefix 3 * 4 / 2; each suffix token sees the prefix and its own past.
     assert shapes.attended_N.tolist() == [6 + (2 * 3 + 3) + (4 * 3 + 10), 1 + 1 + 3]
 
 
-def test_no_comparison_has_no_shape():
+def test_a_forward_that_pads_computes_every_path_as_wide_as_the_longest():
+    shapes = measure_shapes(np.array([3, 0]), np.array([2, 4, 1, 1, 2]), np.array([2, 3]), shared_prefix=False)
+    assert (shapes.rows_N.tolist(), shapes.width_N.tolist()) == ([2, 3], [7, 2])
+    assert shapes.tokens.tolist() == [14, 6]
+    assert shapes.attended_N.tolist() == [2 * 28, 3 * 3]
+
+
+@pytest.mark.parametrize("shared_prefix", [True, False])
+def test_no_comparison_has_no_shape(shared_prefix):
     empty = np.zeros(0, dtype=np.int64)
-    assert measure_shapes(empty, empty, empty).tokens_N.tolist() == []
+    assert measure_shapes(empty, empty, empty, shared_prefix=shared_prefix).tokens.tolist() == []
 
 
 def test_dearest_first_to_the_rank_with_least():
@@ -41,7 +50,7 @@ def test_dearest_first_to_the_rank_with_least():
 def test_attention_counts_in_the_balance():
     # As many tokens each, but one long comparison attends much more than the two short ones put together.
     tokens, attended = np.array([100, 100, 100, 100]), np.array([3, 1, 1, 1]) * 200 * ATTENDED_PER_TOKEN
-    plan = plan_step(Shapes(tokens, attended), world_size=2, max_micro_batch_tokens=1000)
+    plan = plan_step(Shapes(tokens, np.ones_like(tokens), attended), world_size=2, max_micro_batch_tokens=1000)
     assert sorted(map(sorted, (plan.share(0).tolist(), plan.share(1).tolist()))) == [[0], [1, 2, 3]]
 
 
@@ -54,6 +63,17 @@ def test_micro_batches_are_even_where_the_budget_allows():
     # Filling up would give 90 and 10.
     plan = plan_step(shapes_of([10] * 10), world_size=1, max_micro_batch_tokens=90)
     assert [len(m) for m in plan.micro_batches(0)] == [5, 5]
+
+
+def test_padded_micro_batches_are_as_wide_as_their_longest_path():
+    # Paths of at most 30, 20 and 10 tokens: six rows of 30 are 180 tokens, two of 30 and four of 20 are 60 and 80.
+    shapes = measure_shapes(np.array([0] * 3), np.array([10, 9, 30, 1, 20, 20]), np.array([2] * 3), shared_prefix=False)
+    cuts = {budget: plan_step(shapes, world_size=1, max_micro_batch_tokens=budget) for budget in (180, 179, 79)}
+    assert [plan.micro_batches(0) for plan in cuts.values()] == [
+        ((1, 2, 0),),
+        ((1,), (2, 0)),
+        ((1,), (2,), (0,)),
+    ]
 
 
 def test_a_comparison_over_the_budget_gets_a_micro_batch_of_its_own():
@@ -95,6 +115,28 @@ def test_every_comparison_once_and_no_forward_over_the_budget(tokens, world_size
 
 
 @settings(max_examples=200, deadline=None)
+@given(
+    lengths=st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=5), min_size=1, max_size=40),
+    prefixes=st.lists(st.integers(0, 60), min_size=40, max_size=40),
+    world_size=st.integers(1, 5),
+    budget=st.integers(1, 600),
+)
+def test_no_padded_forward_is_over_the_budget(lengths, prefixes, world_size, budget):
+    shapes = measure_shapes(
+        np.array(prefixes[: len(lengths)]),
+        np.array([n for group in lengths for n in group]),
+        np.array([len(group) for group in lengths]),
+        shared_prefix=False,
+    )
+    planned = micro_batches(plan_step(shapes, world_size=world_size, max_micro_batch_tokens=budget), world_size)
+    assert sorted(i for share in planned for micro in share for i in micro) == list(range(len(lengths)))
+    assert len({len(share) for share in planned}) == 1
+    for micro in (micro for share in planned for micro in share if len(micro) > 1):
+        paths = [prefixes[i] + n for i in micro for n in lengths[i]]
+        assert len(paths) * max(paths) <= budget
+
+
+@settings(max_examples=200, deadline=None)
 @given(tokens=steps, world_size=st.integers(1, 9))
 def test_no_rank_has_more_than_an_even_share_and_one_comparison(tokens, world_size):
     plan = plan_step(shapes_of(tokens), world_size=world_size, max_micro_batch_tokens=10**6)
@@ -108,6 +150,6 @@ def test_ranks_of_a_common_step_are_within_two_per_cent(world_size):
     prefix, suffixes = rng.integers(50, 300, 128), rng.lognormal(5, 0.5, 256).astype(np.int64) + 1
     shapes = measure_shapes(prefix, suffixes, np.full(128, 2))
     plan = plan_step(shapes, world_size=world_size, max_micro_batch_tokens=4096)
-    cost = shapes.tokens_N * ATTENDED_PER_TOKEN + shapes.attended_N
+    cost = shapes.tokens * ATTENDED_PER_TOKEN + shapes.attended_N
     loads = np.array([cost[plan.share(rank)].sum() for rank in range(world_size)])
     assert loads.max() <= 1.02 * loads.mean()
