@@ -50,14 +50,46 @@ def _train_arguments(parser: ArgumentParser) -> None:
     _config_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of this run")
     parser.add_argument("--overwrite", action="store_true", help="delete an existing run of this name first")
+    parser.add_argument(
+        "--seeds", type=int, default=None, metavar="N", help="repeat the run over N seeds and show how far they spread"
+    )
 
 
 def _train(arguments: Namespace) -> Result:
     config = _config(arguments)
+    if arguments.seeds is not None:
+        return _train_over_seeds(config, arguments)
     from rmray.training.trainer import train
 
     outcome = train(config, resume=arguments.resume, overwrite=arguments.overwrite)
     return {"run": str(outcome.run_dir), "bundle": str(outcome.bundle_dir), **outcome.metrics}
+
+
+def _train_over_seeds(config: TrainConfig, arguments: Namespace) -> Result:
+    from rmray.training.seeds import print_seeds, run_seeds
+
+    report = run_seeds(config, arguments.seeds, resume=arguments.resume, overwrite=arguments.overwrite)
+    print_seeds(report)
+    return report.to_json()
+
+
+def _sweep_arguments(parser: ArgumentParser) -> None:
+    _config_arguments(parser)
+    parser.add_argument("--lrs", required=True, metavar="LR,LR,...", help="learning rates, such as 3e-6,1e-5,3e-5")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs per rate (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="start over; without it finished runs are kept")
+
+
+def _sweep(arguments: Namespace) -> Result:
+    config = _config(arguments)
+    from rmray.training.sweep_plan import print_sweep, read_lrs
+
+    lrs = read_lrs(arguments.lrs)
+    from rmray.training.sweep import sweep_lr
+
+    report = sweep_lr(config, lrs, num_seeds=arguments.seeds, overwrite=arguments.overwrite)
+    print_sweep(report)
+    return report.to_json()
 
 
 def _data_arguments(parser: ArgumentParser, name: str, help_text: str) -> None:
@@ -205,6 +237,7 @@ VERBS: dict[str, Verb] = {
     "import": Verb("make a bundle from an existing reward model", _import_arguments, _import),
     "prepare": Verb("tokenise preference files into a prepared set", _config_arguments, _prepare, takes_overrides=True),
     "train": Verb("train a reward model on Ray", _train_arguments, _train, takes_overrides=True),
+    "sweep": Verb("try learning rates and name the best", _sweep_arguments, _sweep, takes_overrides=True),
     "evaluate": Verb("evaluate a bundle on preference files", _evaluate_arguments, _evaluate),
     "score": Verb("score the completions of a file", _score_arguments, _score),
     "serve": Verb("serve a bundle as an autoscaling Ray Serve app", _serve_arguments, _serve),
