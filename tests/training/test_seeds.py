@@ -97,11 +97,11 @@ def test_resuming_skips_the_finished_and_goes_on_with_the_rest(tmp_path: Path) -
 
 
 def test_no_run_starts_where_one_is_in_the_way(tmp_path: Path) -> None:
-    config = make_config(tmp_path)
-    run_seeds(config, 2, train=FakeTrain({"tiny-seed-0": 0.7, "tiny-seed-1": 0.7}))
-    train = FakeTrain({})
+    later = make_config(tmp_path, run={"seed": 1})
+    run_seeds(later, 2, train=FakeTrain({"tiny-seed-1": 0.7, "tiny-seed-2": 0.7}))
+    train = FakeTrain({"tiny-seed-0": 0.7})
     with pytest.raises(RunError, match="--resume"):
-        run_seeds(make_config(tmp_path, run={"seed": 1}), 2, train=train)
+        run_seeds(make_config(tmp_path), 2, train=train)
     assert train.trained == []
 
 
