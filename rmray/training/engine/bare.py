@@ -11,19 +11,19 @@ import torch
 from rmray.data.batch import FlatBatch
 from rmray.training.engine.common import (
     InAutocast,
+    ModelFacts,
     adamw,
     clip,
     load_replicated_moments,
     persistent_buffers,
     replicated_moments,
     set_lr,
-    tensor_sizes_of,
     trained,
 )
 from rmray.training.engine.contract import EngineSettings, Load, Ranks, Update
 
 
-class TorchEngine:
+class TorchEngine(ModelFacts):
     """One process, bare torch."""
 
     def __init__(self, load: Load, settings: EngineSettings, *, device: torch.device | str = "cpu") -> None:
@@ -45,6 +45,11 @@ class TorchEngine:
         torch.autograd.backward(loss)
 
     def step(self, lr: float) -> Update:
+        # A trained parameter that took no part in the forward has a gradient of zero, as DeepSpeed has it: it decays,
+        # and it has moments to save.
+        for _, parameter in trained(self.backbone.model):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         update = clip(self.backbone, self._settings.max_grad_norm)
         if update.applied:
             set_lr(self._optimizer, lr)
@@ -52,12 +57,6 @@ class TorchEngine:
             self.updates += 1
         self._optimizer.zero_grad(set_to_none=True)
         return update
-
-    def tensor_sizes(self) -> dict[str, int]:
-        return tensor_sizes_of(self.backbone.model)
-
-    def trained_names(self) -> set[str]:
-        return {name for name, _ in trained(self.backbone.model)}
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self.backbone.model.named_parameters():

@@ -1,4 +1,5 @@
-"""What the engines share: AdamW's groups and state, clipping of whole gradients, the bfloat16 forward."""
+"""What the engines share: facts of the model, AdamW's groups and state, clipping of whole gradients, the bfloat16
+forward."""
 
 from __future__ import annotations
 
@@ -14,10 +15,24 @@ from rmray.training.engine.contract import EngineSettings, Update
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+class ModelFacts:
+    """What an engine can tell of `backbone.model` without a message between ranks."""
+
+    backbone: Any
+
+    def tensor_sizes(self) -> dict[str, int]:
+        model = self.backbone.model
+        # Under zero.Init a parameter of another rank is empty here; its size and shape are kept beside it.
+        sizes = {name: int(getattr(p, "ds_numel", p.numel())) for name, p in model.named_parameters()}
+        return sizes | {name: tensor.numel() for name, tensor in persistent_buffers(model)}
+
+    def trained_names(self) -> set[str]:
+        return {name for name, _ in trained(self.backbone.model)}
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """AdamW's groups: matrices decay; biases and norms do not."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    # Under zero.Init a parameter of another rank is empty here; its shape is kept beside it.
     matrices = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) >= 2]
     others = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -67,11 +82,6 @@ def clip(module: nn.Module, max_norm: float) -> Update:
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return Update(float(norm), bool(torch.isfinite(norm)))
-
-
-def tensor_sizes_of(model: nn.Module) -> dict[str, int]:
-    sizes = {name: int(getattr(p, "ds_numel", p.numel())) for name, p in model.named_parameters()}
-    return sizes | {name: tensor.numel() for name, tensor in persistent_buffers(model)}
 
 
 def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -109,7 +109,10 @@ class Engine(Protocol):
         ...
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and whole tensor of each parameter (float32) and persistent buffer, one at a time, on every rank."""
+        """Name and whole tensor of each parameter (float32) and persistent buffer, one at a time, on every rank.
+
+        It may be the engine's own: whoever keeps it beyond the next step copies it.
+        """
         ...
 
     def moments(self) -> Iterator[tuple[str, torch.Tensor]]:

@@ -16,6 +16,7 @@ from rmray.data.batch import FlatBatch
 from rmray.training.engine.common import (
     MOMENTS,
     InAutocast,
+    ModelFacts,
     adamw,
     clip,
     fresh_state,
@@ -23,13 +24,12 @@ from rmray.training.engine.common import (
     persistent_buffers,
     replicated_moments,
     set_lr,
-    tensor_sizes_of,
     trained,
 )
 from rmray.training.engine.contract import EngineSettings, Load, Ranks, Update
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(ModelFacts):
     """A share of a ZeRO-sharded run, on every rank of an initialised process group."""
 
     def __init__(self, load: Load, settings: EngineSettings, *, device: torch.device | str = "cpu") -> None:
@@ -80,25 +80,22 @@ class DeepSpeedEngine:
         self._engine.step()
         return Update(float(self._engine.get_global_grad_norm()), bool(self._engine.was_step_applied()))
 
-    def tensor_sizes(self) -> dict[str, int]:
-        return tensor_sizes_of(self.backbone.model)
-
-    def trained_names(self) -> set[str]:
-        return {name for name, _ in trained(self.backbone.model)}
-
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self.backbone.model.named_parameters():
             yield name, self._whole(parameter)
         yield from persistent_buffers(self.backbone.model)
 
     def _whole(self, parameter: nn.Parameter) -> torch.Tensor:
+        """One parameter whole: below stage 3 every rank has it, in float32."""
+        if self._stage < 3:
+            return parameter.detach()
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
 
-        whole = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
-        if isinstance(whole, torch.Tensor):
+        if parameter.requires_grad:
+            whole: torch.Tensor = safe_get_full_fp32_param(parameter)
             return whole.detach()
-        with GatheredParameters([parameter], enabled=self._stage == 3):
+        with GatheredParameters([parameter]):
             return parameter.detach().clone()
 
     def moments(self) -> Iterator[tuple[str, torch.Tensor]]:
