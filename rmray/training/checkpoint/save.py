@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import psutil
 import torch
@@ -47,7 +47,7 @@ class CheckpointWriter:
     """Saves the states of one engine to one store. Every rank has one.
 
     background: whether `save` returns once the snapshot is taken. A crash then loses at most one interval, and the
-    steps that were made while the save before it was being written. False: rank 0 waits until the checkpoint is
+    steps that were made while the save before it was being written. False: `save` waits until the checkpoint is
     complete, and never more than one interval is lost. "auto" waits for as long as the last one took less than two
     seconds.
 
@@ -86,6 +86,7 @@ class CheckpointWriter:
         self._room = Room()
         self._job: WriteJob | None = None
         self._failures = 0
+        self._last_fault: str | None = None
         self._saved_step: int | None = None  # rank 0
         self._write_s = 0.0  # rank 0: how long the last checkpoint took after its snapshot; none yet is waited for
         self.blocked_s = 0.0
@@ -93,14 +94,16 @@ class CheckpointWriter:
     def save(self, state: TrainingState) -> None:
         """Save the engine as it is now. Collective.
 
-        Waits for the save before. That one's failure is told of and made up for by this one; the third in a row raises
+        Waits for the save before. A failed save is told of, and the next one makes up for it; the third in a row raises
         TrainingError on every rank.
         """
         begin_s = self._clock()
         try:
             text = state.to_json()
-            self._settle(is_last=False)
-            self._start(state.step, text, begin_s)
+            self._settle()
+            background = self._start(state.step, text, begin_s)
+            if not background:
+                self._settle()
         finally:
             self.blocked_s += self._clock() - begin_s
 
@@ -108,11 +111,13 @@ class CheckpointWriter:
         """Wait for the last save. Collective. Raises TrainingError on every rank where it failed."""
         begin_s = self._clock()
         try:
-            self._settle(is_last=True)
+            self._settle()
+            if self._last_fault:
+                self._raise("the last checkpoint", self._last_fault)
         finally:
             self.blocked_s += self._clock() - begin_s
 
-    def _settle(self, *, is_last: bool) -> None:
+    def _settle(self) -> None:
         """Wait for the job that runs, and agree on how it ended."""
         job, self._job = self._job, None
         if job is None:
@@ -124,21 +129,24 @@ class CheckpointWriter:
                 job.finish.fail(faults)
             job.done.wait()
         outcome: Outcome | None = self._ranks.gather(job.finish and job.finish.outcome)[0]
-        fault = outcome.fault if outcome else "rank 0's writer has failed"
-        self._failures = self._failures + 1 if fault else 0
-        if fault and (is_last or self._failures >= MAX_FAILURES_IN_A_ROW):
-            which = "the last checkpoint" if is_last else f"{self._failures} checkpoints in a row"
-            raise TrainingError(
-                f"{which} could not be written",
-                where=self._store.where,
-                why=fault,
-                next_step="free space or mend the storage, and run the same command with --resume",
-            )
+        self._last_fault = outcome.fault if outcome else "rank 0's writer has failed"
+        self._failures = self._failures + 1 if self._last_fault else 0
+        if self._last_fault and self._failures >= MAX_FAILURES_IN_A_ROW:
+            self._raise(f"{self._failures} checkpoints in a row", self._last_fault)
 
-    def _start(self, step: int, state: str, begin_s: float) -> None:
+    def _raise(self, what: str, fault: str) -> NoReturn:
+        raise TrainingError(
+            f"{what} could not be written",
+            where=self._store.where,
+            why=fault,
+            next_step="free space or mend the storage, and run the same command with --resume",
+        )
+
+    def _start(self, step: int, state: str, begin_s: float) -> bool:
+        """Take the snapshot and have it written; whether that goes on in the background."""
         ranks, plan = self._ranks, _plan(self._engine, self._max_shard_bytes)
-        attempt = Attempt(step, ranks.gather(uuid.uuid4().hex[:8])[0])
-        times = _Times(begin_s)
+        token, background = ranks.gather((uuid.uuid4().hex[:8], self._in_background()))[0]
+        attempt, times = Attempt(step, token), _Times(begin_s)
         finish = self._make_finish(attempt, state, plan, times) if ranks.rank == 0 else None
         self._room.set_limit(self._free_bytes())
         job = self._job = WriteJob(self._store.files, attempt, ranks.rank, self._room, finish)
@@ -149,10 +157,10 @@ class CheckpointWriter:
             job.seal(given_up=f"the snapshot broke off: {type(error).__name__}: {error}")
             raise
         times.snapshot_s = self._clock()
+        if background:
+            times.end_s = times.snapshot_s
         job.seal()
-        if finish and not self._in_background():
-            job.done.wait()
-        times.end_s = self._clock()
+        return bool(background)
 
     def _make_finish(self, attempt: Attempt, state: str, plan: _Plan, times: _Times) -> Finish:
         task = Task(
@@ -211,7 +219,7 @@ class CheckpointWriter:
 
 @dataclass(slots=True)
 class _Times:
-    """By the writer's clock, for what is told. end_s: None as long as the loop is waiting in `save`."""
+    """By the writer's clock, for what is told. end_s: of waiting, None where the loop waits to the end."""
 
     begin_s: float
     snapshot_s: float = 0.0

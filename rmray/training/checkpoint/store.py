@@ -68,7 +68,8 @@ class Checkpoint:
         Raises BundleError where it is of another model, and what `model_dir` raises.
         """
         directory = self._local("optimizer")
-        load_moments(engine, sorted(directory.glob(f"{OPTIMIZER}*")), self.state.updates, where=self.where)
+        shards = [directory / name for name in self.facts if name.startswith(OPTIMIZER)]
+        load_moments(engine, shards, self.state.updates, where=self.where)
 
     def _local(self, group: str) -> Path:
         name = checkpoint_name(self.step)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from rmray.errors import BundleError, RmrayError, RunError, TrainingError
 from rmray.training.checkpoint import CheckpointStore
 from rmray.training.checkpoint.files import Files
-from tests.training.checkpoint.helpers import FailingFiles, make_writer, save, state_at, trained
+from tests.training.checkpoint.helpers import WAIT_S, FailingFiles, GatedFiles, make_writer, save, state_at, trained
 
 
 @pytest.fixture(scope="session")
@@ -205,13 +205,20 @@ def test_a_whole_one_that_is_saved_anew_is_no_checkpoint_meanwhile(url: str) -> 
     """The run went on from an earlier one, because this was damaged: its marker must not stand over other files."""
     store = CheckpointStore(url)
     save(trained(), store, 5)
-    files = FailingFiles(url, "optimizer")
-    with pytest.raises(TrainingError):
-        save(trained(1), CheckpointStore(files), 5)
+    files = GatedFiles(url, "optimizer")
+    writer = make_writer(trained(1), CheckpointStore(files), background=True)
+    writer.save(state_at(5, updates=1))
+    assert files.reached.wait(WAIT_S)
     assert list(store.list()) == []
-    assert names(url) == []
-    save(trained(1), store, 5)
+    files.gate.set()
+    writer.finish()
     assert store.open(5).state.updates == 1
+
+
+def test_an_attempt_that_fails_leaves_no_files(url: str) -> None:
+    with pytest.raises(TrainingError):
+        save(trained(), CheckpointStore(FailingFiles(url, "optimizer")), 5)
+    assert names(url) == []
 
 
 def test_a_failed_save_harms_nothing(url: str) -> None:
