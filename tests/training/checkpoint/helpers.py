@@ -79,7 +79,7 @@ class GatedFiles(Files):
 
 
 class FailingFiles(Files):
-    """Fails to write a file whose name contains `fails`; None for none."""
+    """Fails to write a file whose name contains `fails`; None for none. A disk is left with a part of it."""
 
     def __init__(self, where: str | Path, fails: str | None = None) -> None:
         super().__init__(where)
@@ -87,6 +87,7 @@ class FailingFiles(Files):
 
     def write(self, name: str, pieces: Iterable[bytes | memoryview]) -> Facts:
         if self.fails and self.fails in name:
-            super().write(name, [b"a part of it"])
+            if self.local:
+                super().write(name, [b"a part of it"])
             raise OSError(28, "No space left on device")
         return super().write(name, pieces)

@@ -232,6 +232,7 @@ def test_a_failed_save_harms_nothing(url: str) -> None:
     files.fails = "optimizer"
     writer.save(state_at(5, finished=True))
     assert failed == [6, 5]
+    assert not CheckpointStore(url).open(5).state.finished
     files.fails = None
     writer.save(state_at(5, finished=True))
     writer.finish()

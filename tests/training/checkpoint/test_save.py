@@ -14,7 +14,8 @@ import torch
 
 from rmray.errors import TrainingError
 from rmray.training.checkpoint import CheckpointStore
-from rmray.training.checkpoint.write import Room
+from rmray.training.checkpoint.layout import Attempt
+from rmray.training.checkpoint.write import Room, Shard, WriteJob
 from tests.training.checkpoint.helpers import (
     WAIT_S,
     FailingFiles,
@@ -171,6 +172,18 @@ def test_a_save_goes_shard_by_shard_where_memory_is_short(tmp_path: Path) -> Non
     writer.finish()
     assert engine.given == 10
     assert CheckpointStore(tmp_path).open(1).step == 1
+
+
+def test_a_rank_that_fails_makes_room_before_it_reports(tmp_path: Path) -> None:
+    """Its own files go first: on a full disk there would be no room for the report."""
+    files, attempt = FailingFiles(tmp_path, "second"), Attempt(1, "ab")
+    job = WriteJob(files, attempt, 1, Room(), None)
+    for name in ("first", "second", "third"):
+        job.put(Shard(name, {"t": torch.zeros(3)}, 12))
+    job.seal()
+    assert job.done.wait(WAIT_S)
+    assert "No space left" in str(job.fault)
+    assert list(files.names("")) == [attempt.part(1)]
 
 
 @pytest.mark.parametrize(

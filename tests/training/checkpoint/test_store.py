@@ -106,6 +106,16 @@ def test_a_damaged_best_is_named_and_the_next_best_is_taken(tmp_path: Path) -> N
     assert "model/model.safetensors" in warnings[0]
 
 
+def test_a_better_one_of_a_future_that_was_given_up_is_not_the_best(tmp_path: Path) -> None:
+    writer = make_writer(trained(), tmp_path)
+    for step, accuracy in ((1, 0.8), (2, 0.6), (3, 0.9)):
+        writer.save(state_at(step, accuracy=accuracy))
+    writer = make_writer(trained(), tmp_path, keep=1)
+    writer.save(state_at(2, accuracy=0.6))
+    writer.finish()
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
+
+
 def test_the_best_does_not_stay_where_only_the_newest_are_wanted(tmp_path: Path) -> None:
     writer = make_writer(trained(), tmp_path, keep=1, keep_best=False)
     for step, accuracy in ((1, 0.9), (2, 0.6)):
@@ -175,8 +185,9 @@ def test_without_verifying_the_shards_are_not_read(tmp_path: Path) -> None:
     assert store.open(1, verify=False).step == 1
     newest = store.newest(verify=False)
     assert newest is not None
-    flip_byte(tmp_path / "step-00000001" / "state.json")
-    with pytest.raises(BundleError, match=r"state\.json"):
+    state = tmp_path / "step-00000001" / "state.json"
+    state.write_text(state.read_text().replace('"seed": 7', '"seed": 8'))
+    with pytest.raises(BundleError, match=r"state\.json does not match"):
         store.open(1, verify=False)
 
 
