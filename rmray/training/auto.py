@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,19 +13,23 @@ from rmray.errors import ClusterError, ModelError
 SHARDING_PAYS_FROM = 2_000_000_000  # parameters: below, plain data parallel is faster than ZeRO-3
 CHECKPOINTING_PAYS_FROM = 1_000_000_000
 STATE_BYTES_PER_PARAMETER = 20  # fp32 weight, ZeRO's master copy of it, gradient, two moments
-USABLE_SHARE = 0.6  # of free memory: fragmentation, attention's work space, buffers of the reduction
+PROCESS_BYTES = 2**29  # a worker before it holds a model: torch, Ray and DeepSpeed, or the context of a GPU
+USED_SHARE = 0.85  # of free memory: what others take meanwhile; Ray stops workers where a node is 95% full
+ACTIVATIONS_SHARE = 0.6  # of what that leaves: the CPU's allocator was measured to keep 1.65 bytes for each one in use
 MAX_AUTO_TOKENS = 65_536  # larger forwards gain nothing
 MAX_AUTO_TOKENS_CPU = 8_192  # beyond, activations only leave the caches
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What memory and time depend on. intermediate: width of the feed-forward layers."""
+    """What memory and time depend on. intermediate: width of the feed-forward layers. longest_packed: longest path, in
+    tokens, that the packed forward may take; 0 where the structure allows none."""
 
     num_parameters: int
     hidden: int
     intermediate: int
     layers: int
+    longest_packed: int = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +45,15 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What a run is made with once nothing is left to `auto`."""
+    """What a run is made with once nothing is left to `auto`. shared_prefix: whether the forward is expected to compute
+    a prompt once for all its completions, which is what `max_micro_batch_tokens` then counts."""
 
     device: str
     bfloat16: bool
     zero_stage: int
     gradient_checkpointing: bool
     max_micro_batch_tokens: int
+    shared_prefix: bool = True
 
 
 def check_capacity(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> int:
@@ -64,8 +71,8 @@ def check_capacity(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) ->
         raise ClusterError(
             f"{workers.min_num} workers do not fit in the cluster",
             where="workers",
-            why=f"{workers.min_num} x ({workers.cpus} CPUs, {workers.gpus} GPUs) are asked for; {len(nodes)} node(s) have "
-            f"{cpus:g} CPUs and {gpus:g} GPUs in all, room for {sum(fits)}",
+            why=f"{workers.min_num} x ({workers.cpus} CPUs, {workers.gpus} GPUs) are asked for; {len(nodes)} node(s) "
+            f"have {cpus:g} CPUs and {gpus:g} GPUs in all, room for {sum(fits)}",
             next_step="lower workers.num, workers.cpus or workers.gpus, or add nodes",
         )
     return min(max(fits), workers.max_num)
@@ -89,7 +96,8 @@ def choose(config: TrainConfig, shape: ModelShape, machine: Machine) -> Choices:
             bfloat16=bfloat16,
             at_least=2 * config.data.max_length,
         )
-    return Choices(machine.device, bfloat16, zero_stage, checkpointing, tokens)
+    shared_prefix = choose_shared_prefix(config, shape)
+    return Choices(machine.device, bfloat16, zero_stage, checkpointing, tokens, shared_prefix)
 
 
 def choose_bfloat16(dtype: str, machine: Machine) -> bool:
@@ -102,6 +110,13 @@ def choose_bfloat16(dtype: str, machine: Machine) -> bool:
             next_step="set model.dtype to float32, or to auto",
         )
     return dtype == "bfloat16" or (dtype == "auto" and machine.device == "cuda" and machine.bfloat16)
+
+
+def choose_shared_prefix(config: TrainConfig, shape: ModelShape) -> bool:
+    """Whether batches are planned for the packed forward. Where it is in doubt they are not: that costs some speed, the
+    other way round a forward could take several times the memory. Dropout is drawn inside attention, which refuses."""
+    model = config.model
+    return model.packed is not False and not model.dropout and config.data.max_length <= shape.longest_packed
 
 
 def choose_zero_stage(stage: int | str, num_parameters: int, num_workers: int) -> int:
@@ -127,7 +142,7 @@ def micro_batch_tokens(
     not fit.
     """
     state = STATE_BYTES_PER_PARAMETER * shape.num_parameters / shards
-    usable = USABLE_SHARE * machine.free_bytes - state
+    usable = ACTIVATIONS_SHARE * (USED_SHARE * machine.free_bytes - PROCESS_BYTES - state)
     fitting = int(usable / _bytes_per_token(shape, gradient_checkpointing, bfloat16))
     if fitting < at_least:
         raise ModelError(
@@ -144,11 +159,12 @@ def micro_batch_tokens(
 def _bytes_per_token(shape: ModelShape, gradient_checkpointing: bool, bfloat16: bool) -> float:
     """Activations kept for the backward pass, per token.
 
-    A decoder layer keeps about 12 values of hidden width (two norms, queries, keys, values, attention, residuals) and
-    4 of the feed-forward's width (gate, up, activation, product). Under autocast about half of them are bfloat16.
-    With checkpointing a layer keeps its input alone, and one layer at a time is unfolded.
+    A decoder layer keeps about 14 values of hidden width (two norms, queries, keys, values, attention, residuals, keys
+    and values once more beside each completion) and 4 of the feed-forward's width (gate, up, activation, product): a
+    Qwen3 was measured to keep 13 and 4. Under autocast about half of them are bfloat16. With checkpointing a layer
+    keeps its input alone, and one layer at a time is unfolded, with its gradients.
     """
     width = 3.0 if bfloat16 else 4.0
-    layer = 12 * shape.hidden + 4 * shape.intermediate
-    values = shape.layers * shape.hidden + layer if gradient_checkpointing else shape.layers * layer
+    layer = 14 * shape.hidden + 4 * shape.intermediate
+    values = shape.layers * shape.hidden + 2 * layer if gradient_checkpointing else shape.layers * layer
     return width * (values + 8 * shape.hidden)  # the embedding, the last norm and their gradients

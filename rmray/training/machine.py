@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import sys
 from pathlib import Path
 
 import psutil
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+)
 
 from rmray.errors import ClusterError
-from rmray.models.base import has_bfloat16
+from rmray.models import guards
+from rmray.models.base import has_bfloat16, set_dropout
 from rmray.training.auto import Machine, ModelShape
 
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CGROUPS = Path("/sys/fs/cgroup")
+# Limit, use and the part of it that the kernel gives back when asked, in control groups of version 2 and 1.
+_CGROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 
 
 def inspect_machine(*, gpu: bool, workers_here: int) -> Machine:
     """What one of `workers_here` workers finds on this machine. Raises ClusterError where torch sees no GPU.
 
-    A GPU is a worker's own; main memory is shared, and a container's limit counts for more than the machine's size.
+    A GPU is a worker's own; main memory is shared, and what a container may still take counts for more than what the
+    machine has.
     """
     if gpu:
         if not torch.cuda.is_available():
@@ -32,13 +47,19 @@ def inspect_machine(*, gpu: bool, workers_here: int) -> Machine:
         device = torch.device("cuda")
         free_bytes, _ = torch.cuda.mem_get_info()
         return Machine("cuda", free_bytes, has_bfloat16(device), torch.cuda.get_device_name())
-    free_bytes = min([psutil.virtual_memory().available, *_container_limits()]) // workers_here
+    free_bytes = min([psutil.virtual_memory().available, *container_room()]) // workers_here
     return Machine("cpu", free_bytes, has_bfloat16(torch.device("cpu")), f"a worker's share of {os.uname().nodename}")
 
 
-def _container_limits() -> list[int]:
-    texts = [Path(path).read_text().strip() for path in CGROUP_LIMITS if Path(path).exists()]
-    return [int(text) for text in texts if text.isdigit()]
+def container_room(cgroups: Path = CGROUPS) -> list[int]:
+    """Bytes that the container may still take, for each limit that it has."""
+    room = []
+    for limit, use, stat, cache in _CGROUP_FILES:
+        texts = [(cgroups / name).read_text() for name in (limit, use, stat) if (cgroups / name).exists()]
+        if len(texts) == 3 and texts[0].strip().isdigit():  # else it says `max`
+            cached = dict(line.split(maxsplit=1) for line in texts[2].splitlines()).get(cache, "0")
+            room.append(max(0, int(texts[0]) - int(texts[1]) + int(cached)))
+    return room
 
 
 def inspect_model(name_or_dir: str) -> ModelShape:
@@ -46,6 +67,7 @@ def inspect_model(name_or_dir: str) -> ModelShape:
     config = AutoConfig.from_pretrained(name_or_dir)
     with torch.device("meta"):
         model = AutoModel.from_config(config)
+        longest_packed = _longest_packed(config)
     text = config.get_text_config()
     hidden = int(text.hidden_size)
     return ModelShape(
@@ -53,4 +75,19 @@ def inspect_model(name_or_dir: str) -> ModelShape:
         hidden=hidden,
         intermediate=int(getattr(text, "intermediate_size", None) or 4 * hidden),
         layers=int(text.num_hidden_layers),
+        longest_packed=longest_packed,
     )
+
+
+def _longest_packed(config: PreTrainedConfig) -> int:
+    """What the guards say of the reward model that is made of this base. The probe on its real weights may still refuse
+    the packed forward: then forwards are larger than planned, within the margin of `auto`."""
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return 0
+    config = copy.deepcopy(config)
+    config.num_labels = 1
+    set_dropout(config.get_text_config(), 0.0)
+    model = AutoModelForSequenceClassification.from_config(config)
+    if guards.packed_refusal(model):
+        return 0
+    return guards.sliding_window(model) or sys.maxsize
