@@ -89,21 +89,30 @@ def write_prepared(
     """Write train and eval windows and the manifest, laid out as `prepare` does; returns the manifest."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "quarantine.jsonl").write_text("")
-    manifest = Manifest(
-        format=PREPARED_FORMAT,
-        key="test",
-        inputs=(),
+    manifest = _manifest(
+        len(rows) + len(eval_rows),
         tokenizer_hash=tokenizer_hash,
-        render_rules={},
-        rows_in=len(rows) + len(eval_rows),
-        quarantined={},
-        dropped={},
-        notes={},
         train=_write_split(directory, "train", rows, window_rows),
         eval=_write_split(directory, "eval", eval_rows, window_rows),
     )
     manifest.save(directory)
     return manifest
+
+
+def _manifest(rows_in: int, *, train: Split, eval: Split, tokenizer_hash: str = "0" * 16) -> Manifest:
+    return Manifest(
+        format=PREPARED_FORMAT,
+        key="test",
+        inputs=(),
+        tokenizer_hash=tokenizer_hash,
+        render_rules={},
+        rows_in=rows_in,
+        quarantined={},
+        dropped={},
+        notes={},
+        train=train,
+        eval=eval,
+    )
 
 
 def _write_split(directory: Path, split: str, rows: Sequence[Row], window_rows: int) -> Split:
@@ -121,3 +130,42 @@ def _write_split(directory: Path, split: str, rows: Sequence[Row], window_rows: 
 
 def _hash(prompt_key: int) -> int:
     return prompt_key * GOLDEN_RATIO_64 % 2**64
+
+
+def write_large_set(directory: Path, *, num_windows: int, window_rows: int, prompt_tokens: int = 512) -> int:
+    """Write a training split of pairs whose prompt and answers have `prompt_tokens` tokens each, straight from arrays,
+    two rows a prompt; returns its size in memory, in bytes. For sets that are too large to make row by row."""
+    (directory / "train").mkdir(parents=True, exist_ok=True)
+    (directory / "quarantine.jsonl").write_text("")
+    rng = np.random.default_rng(0)
+    windows, num_bytes = [], 0
+    for index in range(num_windows):
+        table = _large_window(rng, index, window_rows, prompt_tokens)
+        windows.append(Window(f"train/window-{index:05d}.parquet", window_rows, 3 * prompt_tokens * window_rows))
+        pq.write_table(table, directory / windows[-1].path, compression="none", use_dictionary=False)
+        num_bytes += table.nbytes
+    _manifest(num_windows * window_rows, train=Split(tuple(windows)), eval=Split(())).save(directory)
+    return num_bytes
+
+
+def _large_window(rng: np.random.Generator, index: int, num_rows: int, num_tokens: int) -> pa.Table:
+    def token_ids(count: int) -> pa.Array:
+        ids = pa.array(rng.integers(1, 30_000, count * num_tokens, dtype=np.int32))
+        return pa.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32) * num_tokens, ids)
+
+    def pairs(values: pa.Array) -> pa.Array:
+        return pa.ListArray.from_arrays(np.arange(num_rows + 1, dtype=np.int32) * 2, values)
+
+    columns = {
+        "row_id": [f"0123456789abcdef:{index * num_rows + i + 1}" for i in range(num_rows)],
+        "prompt_key": np.repeat(np.sort(rng.integers(0, 2**64, num_rows // 2, dtype=np.uint64)), 2),
+        "source": pa.nulls(num_rows, pa.string()),
+        "prefix": token_ids(num_rows),
+        "suffixes": pairs(token_ids(2 * num_rows)),
+        "prompt_lens": pairs(pa.array(np.full(2 * num_rows, num_tokens, dtype=np.int32))),
+        "num_chars": pairs(pa.array(np.full(2 * num_rows, 4 * num_tokens, dtype=np.int32))),
+        "ranks": pairs(pa.array(np.tile(np.array([0, 1], dtype=np.int32), num_rows))),
+        "ratings": pa.nulls(num_rows, COMPARISON_COLUMNS.field("ratings").type),
+        "margin": pa.nulls(num_rows, pa.float64()),
+    }
+    return pa.table(columns, schema=COMPARISON_COLUMNS)
