@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rmray.data.sources import check_columns, find_files, parse_row, read_raw_rows, record_from_row
+from rmray.data.sources.fields import WRITTEN_BOOLEANS
 from rmray.errors import RowError
 from rmray.schema import Comparison, Content, OutcomeExample, ScoreRequest, is_blank
 
@@ -93,13 +94,10 @@ def _finished(value: Any, count: int) -> tuple[bool, ...]:
     if value is None:
         return ()
     flags = value if isinstance(value, list) else [value] * count
-    flags = [_CSV_BOOLEANS.get(f.strip().lower(), f) if isinstance(f, str) else f for f in flags]
+    flags = [WRITTEN_BOOLEANS.get(f.strip().lower(), f) if isinstance(f, str) else f for f in flags]
     if not all(isinstance(f, bool) for f in flags):
         raise RowError("bad_type", f"`finished` must be true or false, or one for each completion, not {value!r:.60}")
     return tuple(flags)
-
-
-_CSV_BOOLEANS = {"true": True, "false": False}
 
 
 def _tools(row: Mapping[str, Any]) -> Any:

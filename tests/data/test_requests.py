@@ -48,6 +48,7 @@ def test_finished_for_all_or_for_each() -> None:
     assert of(prompt="p", completion="c", finished=False).finished == (False,)
     assert of(prompt="p", completions=["a", "b"], finished=[True, False]).finished == (True, False)
     assert of(prompt="p", completions=["a", "b"], finished="False").finished == (False, False)
+    assert of(prompt="p", completions=["a", "b"], finished=["1", "no"]).finished == (True, False)  # as CSV writes it
     assert of(prompt="p", completions=["a", "b"]).finished == (True, True)
 
 

@@ -13,6 +13,9 @@ from rmray.schema import TokenIds, check_messages
 
 Row = Mapping[str, Any]
 
+WRITTEN_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+"""What text that stands for a truth value says; CSV knows no other."""
+
 
 def check_text(value: Any) -> None:
     """Refuse what no tokenizer and no Parquet file can hold."""

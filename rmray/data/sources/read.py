@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rmray.data.sources import hub
+from rmray.data.sources.fields import WRITTEN_BOOLEANS
 from rmray.data.sources.files import InputFile, find_files, open_bytes, open_plain
 from rmray.data.sources.records import KINDS, Record, check_columns, record_from_row
 from rmray.errors import ConfigError, DataError, RowError
@@ -31,7 +32,6 @@ RawRow = tuple[int, bytes | RowError]
 _CSV_JSON = ("completions", "scores", "ranks", "steps", "labels", "tools", "prompt_ids", "chosen_ids", "rejected_ids")
 _CSV_JSON_OR_TEXT = ("prompt", "chosen", "rejected", "completion")  # messages, where the cell is a list of them
 _CSV_NUMBERS = ("margin", "score_chosen", "score_rejected")
-_CSV_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 def check_source(objective: str, columns: Mapping[str, str]) -> None:
@@ -232,7 +232,7 @@ def _csv_cell(name: str, cell: str | None) -> Any:
             return float(cell)
     except (ValueError, RecursionError) as error:
         raise RowError("broken_csv", f"the cell `{name}` cannot be read", why=str(error)) from error
-    return _CSV_BOOLEANS.get(cell.strip().lower(), cell) if name == "label" else cell
+    return WRITTEN_BOOLEANS.get(cell.strip().lower(), cell) if name == "label" else cell
 
 
 def _messages_or_text(cell: str) -> Any:
