@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint pytest clean
+.PHONY: quickstart test lint pytest chaos clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/rmray quickstart
@@ -18,6 +18,9 @@ lint: $(VENV)/installed
 
 pytest: $(VENV)/installed
 	$(BIN)/pytest --durations=15
+
+chaos: $(VENV)/installed
+	$(BIN)/pytest -m chaos --durations=15
 
 $(VENV)/installed: pyproject.toml cluster/constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -126,8 +126,8 @@ class WorkersConfig(Section):
 
 class CheckpointConfig(Section):
     storage: str | None = None
-    """Where checkpoints are kept: a directory, or a URL of any pyarrow file system (`s3://bucket/path`), that every node
-    sees. null: `checkpoints` in the run directory."""
+    """Where checkpoints are kept: a directory that every node sees, or a URL of any pyarrow file system
+    (`s3://bucket/path`). null: `checkpoints` in the run directory."""
     every_steps: PositiveInt = 50
     """Optimizer steps between checkpoints."""
     keep: PositiveInt = 3
@@ -135,8 +135,8 @@ class CheckpointConfig(Section):
     keep_best: bool = True
     """Keep the one with the best held-out accuracy too; each evaluation that finds a better one saves it."""
     background: Literal["auto"] | bool = "auto"
-    """Write while training goes on, at the price of losing a few steps more to a crash that comes meanwhile. auto: where
-    writing takes longer than is worth waiting for."""
+    """Write while training goes on, at the price of losing a few steps more to a crash that comes meanwhile. auto:
+    where writing takes longer than is worth waiting for."""
     export: Literal["last", "best"] = "last"
     """Which checkpoint becomes the bundle: of the last step, or of the best held-out accuracy."""
 
@@ -162,6 +162,10 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
+        if "://" in self.run.storage:
+            raise ValueError(
+                f"run.storage is the URL {self.run.storage!r} and has to be a directory: checkpoint.storage takes URLs"
+            )
         if self.run.name == "prepared":
             raise ValueError("run.name is `prepared`, the folder of run.storage that holds prepared sets")
         if self.data.eval and self.data.holdout is not None:

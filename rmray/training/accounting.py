@@ -45,7 +45,7 @@ def account(run_dir: Path) -> Account:
         wall_s=_wall(events, lines),
         steps_s=sum(line.get("seconds", 0.0) for line in lines),
         evaluations_s=sum(line.get("eval_seconds", 0.0) for line in lines),
-        checkpoints_s=_blocked(events),
+        checkpoints_s=sum(event["blocked_s"] for event in events if event["event"] == "checkpoint"),
         recoveries_s=tuple(event["recovery_s"] for event in started if event.get("recovery_s") is not None),
         lost_steps=sum(event.get("lost_steps", 0) for event in started),
     )
@@ -79,14 +79,3 @@ def _wall(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> float:
         signs += [line["time"] for line in lines if began_s <= line.get("time", 0.0) < until_s]
         wall_s += (ends[-1] if ends else max(signs)) - began_s
     return wall_s
-
-
-def _blocked(events: list[dict[str, Any]]) -> float:
-    """Each process counts from nought, so the sum over processes of what each counted last."""
-    total_s, latest_s = 0.0, 0.0
-    for event in events:
-        if event["event"] == "started":
-            total_s, latest_s = total_s + latest_s, 0.0
-        elif event["event"] == "checkpoint":
-            latest_s = float(event["blocked_s"])
-    return total_s + latest_s

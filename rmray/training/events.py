@@ -1,4 +1,4 @@
-"""What befell a run, beside its metrics: RUN/events.jsonl, one object an event. Written by `trainer` and rank 0's hooks.
+"""What befell a run, beside its metrics: RUN/events.jsonl, one object an event. Written by `trainer` and the workers.
 
 Never cut or rewritten: a resumed run appends. Kinds: run_started, started (workers, from a step), checkpoint,
 checkpoint_failed, checkpoint_damaged, warning, hang, interrupted, failed, finished.
@@ -7,12 +7,15 @@ checkpoint_failed, checkpoint_damaged, warning, hang, interrupted, failed, finis
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 EVENTS_FILE = "events.jsonl"
+
+logger = logging.getLogger(__name__)
 
 
 class EventLog:
@@ -24,8 +27,11 @@ class EventLog:
     def write(self, event: str, **fields: Any) -> None:
         """Add an event; opened anew each time, as driver and workers write to one file."""
         line = json.dumps({"time": self._clock(), "event": event, **fields})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:  # a full disk: the run can do without its diary, and the event may be that very disk
+            logger.warning("%s could not be written (%s): %s", self._path, error, line)
 
 
 def read_events(run_dir: Path) -> Iterator[dict[str, Any]]:

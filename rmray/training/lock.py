@@ -1,7 +1,7 @@
 """One driver a run: a lock beside the run directory, and the name of who holds it. Called by `trainer`; no Ray.
 
-The lock is the operating system's, so that it goes with the driver that held it, however that ended. Workers, which may
-outlive a killed driver by some seconds, carry their driver's token and stop writing once another one stands in the file.
+The lock is the operating system's, so that it goes with the driver that held it, however that ended. Workers, which
+may outlive a killed driver by some seconds, carry their driver's token and end once another one stands in the file.
 """
 
 from __future__ import annotations

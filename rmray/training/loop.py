@@ -31,12 +31,15 @@ class LoopSettings:
 class Progress:
     """What a hook is told after a step. seconds: of the step, waiting for its data included.
 
-    is_last: of the run; a hook that sets it ends the run after this step, and the hooks after it know.
+    A hook that sets one of these is heard by the hooks after it: is_last, the run is complete with this step;
+    interrupted, it ends here and is to be resumed; save_now, a checkpoint is wanted.
     """
 
     result: StepResult
     seconds: float
     is_last: bool
+    interrupted: bool = False
+    save_now: bool = False
 
 
 class Hook(Protocol):
@@ -51,9 +54,13 @@ def run_loop(
     settings: LoopSettings,
     hooks: Sequence[Hook] = (),
     *,
+    flag: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
-    """Train on the steps of `shares`, this rank's, which begin where the run stands."""
+    """Train on the steps of `shares`, this rank's, which begin where the run stands.
+
+    flag: asked before each step; where any rank's is True, the step's result is `flagged` on all.
+    """
     rate = partial(
         learning_rate,
         total_steps=settings.num_steps,
@@ -64,13 +71,19 @@ def run_loop(
     start_s = clock()
     for share in shares:
         result = train_step(
-            engine, share, settings.objective, lr=rate(share.step), pooling=settings.pooling, seed=settings.seed
+            engine,
+            share,
+            settings.objective,
+            lr=rate(share.step),
+            pooling=settings.pooling,
+            seed=settings.seed,
+            flag=float(flag()),
         )
         end_s = clock()
         progress = Progress(result, end_s - start_s, is_last=share.step == settings.num_steps - 1)
         start_s = end_s
         for hook in hooks:
             hook(engine, progress)
-        if progress.is_last:
+        if progress.is_last or progress.interrupted:
             return
         start_s = clock()

@@ -1,4 +1,4 @@
-"""Show a run while it goes: follows metrics.jsonl and prints. Used by `trainer`; knows nothing of Ray or torch.
+"""Show a run while it goes: follows metrics.jsonl and events.jsonl and prints. Used by `trainer`; no Ray, no torch.
 
 On a terminal a live line with bar and ETA; elsewhere plain lines, some seconds apart, that read well in a log.
 """
@@ -19,15 +19,20 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from rmray.training.events import EVENTS_FILE
+from rmray.training.metrics_log import METRICS_FILE
+
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_LOOKS = 0.3
 BAR_WIDTH = 24
 
 
 class Display(Protocol):
-    """Shows lines of metrics.jsonl as they come."""
+    """Shows lines of metrics.jsonl as they come, and what else befalls the run."""
 
     def show(self, line: Mapping[str, Any]) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
     def close(self) -> None: ...
 
@@ -67,6 +72,25 @@ def format_evaluation(line: Mapping[str, Any]) -> str:
     )
 
 
+def format_event(event: Mapping[str, Any]) -> str | None:
+    """An event as a person reads it; None for one that needs no telling."""
+    match event["event"]:
+        case "warning":
+            return f"warning: {event['message']}"
+        case "checkpoint_failed":
+            return f"warning: the checkpoint of step {event['step']} was not saved: {event['message']}"
+        case "checkpoint_damaged":
+            return f"warning: {event['message']}"
+        case "hang":
+            return f"rank {event['rank']} waited {event['waited_s']:.0f} s for {event['doing']}: starting again"
+        case "started" if event.get("recovery_s") is not None:
+            return (
+                f"going on at step {event['step'] + 1} with {event['world_size']} worker(s), "
+                f"{event['recovery_s']:.0f} s after the last step before; {event['lost_steps']} step(s) run again"
+            )
+    return None
+
+
 def format_seconds(seconds: float | None) -> str:
     """1:02:03, or 2:03; a dash where it is not known."""
     if seconds is None:
@@ -98,6 +122,9 @@ class PlainDisplay:
             self._last_s = self._clock()
             self._print(text)
 
+    def note(self, text: str) -> None:
+        self._print(text)
+
     def _print(self, text: str) -> None:
         print(text, file=self._out, flush=True)
 
@@ -124,6 +151,9 @@ class RichDisplay:
         filled = round(BAR_WIDTH * (line["step"] + 1) / self._num_steps)
         self._live.update(Text.assemble(("━" * filled, "green"), ("━" * (BAR_WIDTH - filled), "dim"), " ", text))
 
+    def note(self, text: str) -> None:
+        self._live.console.print(text, style="yellow", highlight=False)
+
     def close(self) -> None:
         self._live.stop()
 
@@ -136,33 +166,49 @@ def make_display(num_steps: int, out: TextIO | None = None) -> Display:
 
 
 @contextmanager
-def follow(path: Path, display: Display) -> Iterator[None]:
-    """Within it, a thread shows the lines that are added to a metrics file, and those that came last, at the end."""
-    follower = _Follower(path, display)
-    thread = threading.Thread(target=follower.run, daemon=True, name="progress")
+def follow(run_dir: Path, display: Display) -> Iterator[None]:
+    """Within it, a thread shows what is added to a run's metrics and events, and what came last, at the end."""
+    stop = threading.Event()
+    tails = (_Tail(run_dir / EVENTS_FILE), _Tail(run_dir / METRICS_FILE))
+
+    def look() -> None:
+        for tail in tails:
+            for line in tail.new_lines():
+                _show(line, display)
+
+    def run() -> None:
+        while not stop.wait(SECONDS_BETWEEN_LOOKS):
+            look()
+        look()
+
+    thread = threading.Thread(target=run, daemon=True, name="progress")
     thread.start()
     try:
         yield
     finally:
-        follower.stop.set()
+        stop.set()
         thread.join()
         display.close()
 
 
-class _Follower:
-    """Reads what was added since it last looked. A resumed run cuts the file shorter first, and goes on from there."""
+def _show(line: Mapping[str, Any], display: Display) -> None:
+    if "event" not in line:
+        display.show(line)
+        return
+    text = format_event(line)
+    if text:
+        display.note(text)
 
-    def __init__(self, path: Path, display: Display) -> None:
-        self._path, self._display = path, display
+
+class _Tail:
+    """Reads what was added to a file since it last looked. A resumed run cuts the metrics shorter first, and goes on
+    from there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._offset = path.stat().st_size if path.exists() else 0
-        self.stop = threading.Event()
 
-    def run(self) -> None:
-        while not self.stop.wait(SECONDS_BETWEEN_LOOKS):
-            self._look()
-        self._look()
-
-    def _look(self) -> None:
+    def new_lines(self) -> Iterator[dict[str, Any]]:
         if not self._path.exists():
             return
         self._offset = min(self._offset, self._path.stat().st_size)
@@ -174,4 +220,4 @@ class _Follower:
                 if not line.endswith(b"\n"):
                     break
                 self._offset += len(line)
-                self._display.show(json.loads(line))
+                yield json.loads(line)

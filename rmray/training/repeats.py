@@ -20,7 +20,6 @@ from rmray.errors import ConfigError, TrainingError
 from rmray.models.bundle.manifest import MANIFEST_NAME, read_manifest
 from rmray.training.export import BUNDLE_DIR
 from rmray.training.run_dir import write_whole
-from rmray.training.storage import is_url
 
 MAX_SEED = 2**63 - 1
 
@@ -60,12 +59,11 @@ def spread(values: Sequence[float | None]) -> Spread | None:
 
 
 def vary(config: TrainConfig, suffix: str, *, seed: int | None = None, lr: float | None = None) -> TrainConfig:
-    """The config of one of several runs, with its own name and, where checkpoints are kept elsewhere, folder there."""
+    """The config of one of several runs, with its own name."""
     name = f"{config.run.name}-{suffix}"
     run = config.run.model_copy(update={"name": name, **({} if seed is None else {"seed": seed})})
     optim = config.optim if lr is None else config.optim.model_copy(update={"lr": lr})
-    checkpoint = config.checkpoint.model_copy(update={"storage": _below(config.checkpoint.storage, name)})
-    return config.model_copy(update={"run": run, "optim": optim, "checkpoint": checkpoint})
+    return config.model_copy(update={"run": run, "optim": optim})
 
 
 def seeds_of(config: TrainConfig, num_seeds: int) -> range:
@@ -112,14 +110,6 @@ def save_report(path: Path, report: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def _below(storage: str | None, name: str) -> str | None:
-    """A folder of its own under checkpoint.storage, which may be a URL with a query."""
-    if storage is None:
-        return None
-    path, question, query = storage.partition("?") if is_url(storage) else (storage, "", "")
-    return f"{path.rstrip('/')}/{name}{question}{query}"
 
 
 def _finite(value: Any) -> float | None:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +145,15 @@ def load_identity(run_dir: Path) -> dict[str, Any] | None:
 def check_same(run_dir: Path, identity: Mapping[str, Any]) -> None:
     """Raise RunError, with the differences, where the directory's run is not the one that is to be resumed."""
     old = load_identity(run_dir)
-    changed = differences(old, identity) if old else []
+    refuse(differences(old, identity) if old else [], where=str(run_dir))
+
+
+def refuse(changed: Sequence[str], *, where: str) -> None:
+    """Raise RunError where anything has changed. changed: as `differences` gives it. where: what is to be resumed."""
     if changed:
         raise RunError(
             "the run cannot be resumed: it is not the same any more",
-            where=str(run_dir),
+            where=where,
             why="\n       ".join(changed),
             next_step="undo the changes, or give the changed run another run.name",
         )

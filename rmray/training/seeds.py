@@ -88,7 +88,7 @@ def run_seeds(
 
 
 def plan_seeds(config: TrainConfig, num_seeds: int) -> list[TrainConfig]:
-    """The configs of the runs: nothing but name and seed differ, and where checkpoints lie."""
+    """The configs of the runs: nothing but name and seed differ."""
     if num_seeds < 2:
         raise ConfigError(f"{num_seeds} seed has no spread", where="--seeds", next_step="give 2 or more")
     check_held_out(config)

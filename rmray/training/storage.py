@@ -1,7 +1,7 @@
 """Where a run's files lie, settled where it is submitted: absolute paths, and whether they outlive the job. No Ray.
 
-Called by `trainer` and `sweep`. A job submitted to a cluster runs in a copy of its working directory that Ray unpacks
-on each node and may delete when the job has ended: what it writes there is lost, and other nodes never see it.
+Called by `trainer`, `worker` and `sweep`. A job submitted to a cluster runs in a copy of its working directory that Ray
+unpacks on each node and may delete when the job has ended: what it writes there is lost, other nodes never see it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rmray.config.train import TrainConfig
-from rmray.errors import ConfigError
 
 # Set by Ray for the command of a submitted job; its metadata holds the job's submission id.
 JOB_VARIABLE, JOB_ID_KEY = "RAY_JOB_CONFIG_JSON_ENV_VAR", "job_submission_id"
+CHECKPOINTS_DIR = "checkpoints"
 UNPACKED = ("runtime_resources", "working_dir_files")  # where a Ray session unpacks working directories
 ADVICE = "give an absolute path that every node sees, such as a mounted network disk"
+
+
+def checkpoint_place(config: TrainConfig) -> str:
+    """Where a run's checkpoints are: in its directory, or under its name in `checkpoint.storage`."""
+    storage, name = config.checkpoint.storage, config.run.name
+    if storage is None:
+        return str(Path(config.run.storage) / name / CHECKPOINTS_DIR)
+    path, question, query = storage.partition("?") if is_url(storage) else (storage, "", "")
+    return f"{path.rstrip('/')}/{name}{question}{query}"
 
 
 def is_url(name: str) -> bool:
@@ -24,17 +33,8 @@ def is_url(name: str) -> bool:
 
 
 def with_absolute_paths(config: TrainConfig, directory: Path | None = None) -> TrainConfig:
-    """Workers run in another folder: what is a path in `directory` (the current one) becomes an absolute one.
-
-    Raises ConfigError where run.storage is a URL, which checkpoints alone can be kept under.
-    """
+    """Workers run in another folder: what is a path in `directory` (the current one) becomes an absolute one."""
     here = directory or Path.cwd()
-    if is_url(config.run.storage):
-        raise ConfigError(
-            f"`run.storage` is the URL {config.run.storage!r}, and has to be a directory",
-            why="metrics, prepared sets and the bundle are written as files that every node sees",
-            next_step="set run.storage to a shared directory; checkpoint.storage takes a URL",
-        )
 
     def resolved(name: str) -> str:
         return str((here / Path(name).expanduser()).resolve())

@@ -1,48 +1,39 @@
-"""The Ray door of training: prepare, put the loop on Ray Train's workers, export the bundle. Called by `rmray train`.
+"""A training run from config to bundle: prepare, train, export. Called by `rmray train`; Ray Train itself is in `fit`.
 
 check the run directory -> join Ray -> prepare -> look at machine and model -> check what is resumed
--> TorchTrainer(run_worker) with planned steps -> newest checkpoint -> bundle
+-> fit -> newest (or best) checkpoint -> bundle
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
 from rmray.config.train import TrainConfig
 from rmray.connect import connected
 from rmray.data.chunks import StepSource, count_steps
 from rmray.data.prepare import PreparedSet, format_ledger, prepare_for
-from rmray.data.shares import StepShare
-from rmray.data.stream import SHARD_NAME, TrainingDataConfig, iter_steps
-from rmray.errors import RmrayError, TrainingError
+from rmray.errors import RmrayError, RunError, RunInterruptedError, TrainingError
 from rmray.models.bundle.manifest import MANIFEST_NAME
 from rmray.models.files import check_base
 from rmray.training import run_dir as runs
+from rmray.training.accounting import account, format_account
 from rmray.training.auto import Choices, Machine, ModelShape, check_capacity, choose
-from rmray.training.engine import Ranks
+from rmray.training.checkpoint import Checkpoint, CheckpointStore
+from rmray.training.events import EventLog
 from rmray.training.export import BUNDLE_DIR, export_run
-from rmray.training.faults import forget_fault, raise_fault, what_failed, write_fault
+from rmray.training.fit import fit, is_finished
+from rmray.training.lock import hold_run
 from rmray.training.metrics_log import METRICS_FILE, final_figures
-from rmray.training.progress import follow, make_display
-from rmray.training.state import Checkpoint, newest_checkpoint
-from rmray.training.worker import CHECKPOINTS_DIR, WorkerJob, run_worker
-
-RAY_DIR = "ray"
-WORKER_START_TIMEOUT_S = 300  # Ray Train gives up after 60: too few where many workers import torch at once
+from rmray.training.storage import checkpoint_place, is_url, storage_warnings, with_absolute_paths
+from rmray.training.storage_check import check_seen_by_all
+from rmray.training.worker import WorkerJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,56 +48,79 @@ class TrainOutcome:
 def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> TrainOutcome:
     """Run a training config to its bundle on the Ray that is initialised, or named by RAY_ADDRESS, or a local one.
 
-    resume: go on from the newest sound checkpoint of the run directory (from the start where there is none). overwrite:
-    delete the run directory first. Raises RunError (directory in use; a resume that does not fit), ClusterError (more
-    than the cluster has), ModelError, DataError, ConfigError, TrainingError.
+    resume: go on from the newest sound checkpoint of the run (from the start where there is none), so that the same
+    command, given again, goes on after whatever happened. overwrite: delete the run first. Raises RunError (directory
+    in use; a resume that does not fit), ClusterError (more than the cluster has; storage that a node does not see),
+    ModelError, DataError, ConfigError, TrainingError, and RunInterruptedError where this process was told to terminate.
     """
-    config = _with_absolute_paths(config)
+    _warn(storage_warnings(config, directory=Path.cwd(), environ=os.environ))
+    config = with_absolute_paths(config)
     run_dir = Path(config.run.storage) / config.run.name
     runs.check_free(run_dir, resume=resume, overwrite=overwrite)
     check_base(config.model.base)
-    with connected():
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        workers_per_node = check_capacity(config, nodes)
+    with hold_run(run_dir) as owner, connected():
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        workers_per_node = check_capacity(config, [node["Resources"] for node in nodes if node["Alive"]])
         look = _look_from_a_worker(config, workers_per_node)
+        _check_shared(config, nodes)
         prepared = prepare_for(config)
         _say(format_ledger(prepared.manifest))
         choices = choose(config, *_get(look))
         identity = runs.identify(config, prepared.manifest)
+        store = CheckpointStore(checkpoint_place(config))
+        store.check_writable()
+        if overwrite:  # where they lie outside of the run directory
+            for step in (*store.list(), *store.incomplete()):
+                store.delete(step)
         if resume:
             runs.check_same(run_dir, identity)
+            before = runs.load_identity(run_dir)
+            changes = runs.version_changes(before, identity) if before else []
+            _warn(f"changed since this run began: {line}" for line in changes)
+        _check_checkpoints(store, identity, resume=resume)
         runs.open_run(run_dir, config, identity, overwrite=overwrite)
-        job = _make_job(run_dir, config, choices, prepared, identity)
+        job = _make_job(run_dir, config, choices, prepared, identity, owner)
         _say(_describe(job))
-        checkpoint = newest_checkpoint(run_dir / CHECKPOINTS_DIR, warn=_say)
-        trained = checkpoint is None or checkpoint.state.step < job.num_steps
+        trained = not is_finished(store)
+        events = EventLog(run_dir)
+        events.write("run_started", resume=resume)
         if trained:
-            _fit(job)
-            checkpoint = newest_checkpoint(run_dir / CHECKPOINTS_DIR, warn=_say)
+            try:
+                fit(job, store, events)
+            except RmrayError as error:
+                events.write("interrupted" if isinstance(error, RunInterruptedError) else "failed", message=str(error))
+                raise
+        checkpoint = store.best() if config.checkpoint.export == "best" else store.newest(warn=_say)
         if checkpoint is None:
             raise TrainingError("the run ended without a checkpoint", where=str(run_dir))
-        metrics = {"steps": job.num_steps, **final_figures(run_dir / METRICS_FILE)}
+        metrics = {"steps": checkpoint.step, **final_figures(run_dir / METRICS_FILE)}
         if trained or not (run_dir / BUNDLE_DIR / MANIFEST_NAME).exists():
             _export(job, checkpoint, metrics)
+        events.write("finished", step=checkpoint.step)
+        if trained:
+            _say(format_account(account(run_dir)))
     return TrainOutcome(run_dir, run_dir / BUNDLE_DIR, metrics)
 
 
-def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """Workers run in another folder: what is a path here becomes an absolute one."""
+def _check_shared(config: TrainConfig, nodes: Sequence[Mapping[str, Any]]) -> None:
+    places = {"run.storage": config.run.storage, "checkpoint.storage": config.checkpoint.storage}
+    for field, place in places.items():
+        if place is not None and not is_url(place):
+            _warn(check_seen_by_all(Path(place), nodes, field=field))
 
-    def absolute(name: str) -> str:
-        path = Path(name).expanduser()
-        return str(path.resolve()) if path.exists() else name
 
-    files = {split: [absolute(source) for source in getattr(config.data, split)] for split in ("train", "eval")}
-    storage = str(Path(config.run.storage).expanduser().resolve())
-    return config.model_copy(
-        update={
-            "run": config.run.model_copy(update={"storage": storage}),
-            "data": config.data.model_copy(update=files),
-            "model": config.model.model_copy(update={"base": absolute(config.model.base)}),
-        }
-    )
+def _check_checkpoints(store: CheckpointStore, identity: Mapping[str, Any], *, resume: bool) -> None:
+    """Raise RunError where checkpoints of another run lie in this one's place: it would go on from those."""
+    newest = store.newest(verify=False)
+    if newest is None:
+        return
+    if not resume:
+        raise RunError(
+            "there are checkpoints where this run's would be",
+            where=store.where,
+            next_step="add --resume to go on from the newest, --overwrite to delete them, or change run.name",
+        )
+    runs.refuse(runs.differences(newest.state.identity, identity), where=newest.where)
 
 
 def _look_from_a_worker(config: TrainConfig, workers_per_node: int) -> Any:
@@ -133,7 +147,12 @@ def _get(reference: Any) -> Any:
 
 
 def _make_job(
-    run_dir: Path, config: TrainConfig, choices: Choices, prepared: PreparedSet, identity: dict[str, Any]
+    run_dir: Path,
+    config: TrainConfig,
+    choices: Choices,
+    prepared: PreparedSet,
+    identity: dict[str, Any],
+    owner: str,
 ) -> WorkerJob:
     source = StepSource(
         prepared_dir=str(prepared.directory),
@@ -142,6 +161,7 @@ def _make_job(
         max_micro_batch_tokens=choices.max_micro_batch_tokens,
         epochs=config.optim.epochs,
         max_steps=config.optim.max_steps,
+        shared_prefix=choices.shared_prefix,
     )
     return WorkerJob(
         run_dir=str(run_dir),
@@ -151,121 +171,20 @@ def _make_job(
         num_steps=count_steps(source).num_steps,
         pad_id=int(prepared.manifest.render_rules["pad_id"]),
         identity=identity,
+        owner=owner,
     )
 
 
 def _describe(job: WorkerJob) -> str:
     choices, workers = job.choices, job.config.workers
     dtype = "bfloat16" if choices.bfloat16 else "float32"
+    num = str(workers.num) if isinstance(workers.num, int) else f"{workers.min_num} to {workers.max_num}"
     return (
-        f"training {job.num_steps} steps on {workers.num} worker(s) ({choices.device}), ZeRO stage "
+        f"training {job.num_steps} steps on {num} worker(s) ({choices.device}), ZeRO stage "
         f"{choices.zero_stage}, {dtype}, at most {choices.max_micro_batch_tokens} tokens a forward"
         + (", gradient checkpointing" if choices.gradient_checkpointing else "")
         + f" -> {job.run_dir}"
     )
-
-
-def _fit(job: WorkerJob) -> None:
-    """Run the workers, showing their progress, until the last step is saved."""
-    config, run_dir = job.config, Path(job.run_dir)
-    shutil.rmtree(run_dir / RAY_DIR, ignore_errors=True)
-    forget_fault(run_dir)
-    trainer = TorchTrainer(
-        _train_on_worker,
-        train_loop_config={"job": job},
-        torch_config=TorchConfig(
-            backend="nccl" if job.choices.device == "cuda" else "gloo", timeout_s=int(config.workers.timeout_s)
-        ),
-        scaling_config=ScalingConfig(
-            num_workers=config.workers.num,
-            use_gpu=bool(config.workers.gpus),
-            resources_per_worker={"CPU": config.workers.cpus, **({"GPU": 1} if config.workers.gpus else {})},
-        ),
-        run_config=RunConfig(  # type: ignore[call-arg]
-            name=RAY_DIR,
-            storage_path=str(run_dir),
-            failure_config=FailureConfig(max_failures=config.workers.max_failures),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
-        datasets={**TrainingDataConfig.datasets()},
-        dataset_config=TrainingDataConfig(job.source, start_step=_StartStep(str(run_dir / CHECKPOINTS_DIR))),
-    )
-    try:
-        with _controller_environment(), follow(run_dir / METRICS_FILE, make_display(job.num_steps)):
-            trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise what_failed(run_dir, getattr(error, "worker_failures", {}), str(error)) from error
-
-
-@contextlib.contextmanager
-def _controller_environment() -> Iterator[None]:
-    """What the actors of Ray Train need to know: which of several Rays on a machine is ours, and to be quiet.
-
-    Ray Train hands on a fixed list of variables, so ours are added to it.
-    """
-    variables = {
-        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
-        "RAY_DATA_LOG_LEVEL": "ERROR",
-        "RAY_LOGGER_LEVEL": "error",  # without a dashboard one of them complains every second
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(WORKER_START_TIMEOUT_S),
-    }
-    saved = {name: os.environ.get(name) for name in variables}
-    listed = ENV_VARS_TO_PROPAGATE & variables.keys()
-    os.environ.update(variables)
-    ENV_VARS_TO_PROPAGATE.update(variables)
-    try:
-        yield
-    finally:
-        ENV_VARS_TO_PROPAGATE.difference_update(variables.keys() - listed)
-        for name, value in saved.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@dataclass(frozen=True, slots=True)
-class _StartStep:
-    """Finds the step that a (re)started worker group begins with, as the workers do."""
-
-    checkpoints: str
-
-    def __call__(self) -> int:
-        checkpoint = newest_checkpoint(Path(self.checkpoints))
-        return checkpoint.state.step if checkpoint else 0
-
-
-def _train_on_worker(payload: dict[str, Any]) -> None:
-    job: WorkerJob = payload["job"]
-    if job.choices.device == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    logging.getLogger().setLevel(logging.WARNING)  # Ray Train announces every report of every rank
-    run_dir = Path(job.run_dir)
-    raise_fault(run_dir)  # one of ours would only come again: do not spend the restarts on it
-
-    def shares(start_step: int, ranks: Ranks) -> Iterable[StepShare]:
-        return iter_steps(
-            ray.train.get_dataset_shard(SHARD_NAME),
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            start_step=start_step,
-            num_steps=job.num_steps,
-        )
-
-    try:
-        run_worker(replace(job, choices=_on_device(job.choices)), shares, report=ray.train.report)
-    except RmrayError as error:
-        write_fault(run_dir, error)
-        raise
-
-
-def _on_device(choices: Choices) -> Choices:
-    """A worker's own GPU instead of just `cuda`."""
-    if choices.device != "cuda":
-        return choices
-    from ray.train.torch import get_device
-
-    return replace(choices, device=str(get_device()))
 
 
 def _export(job: WorkerJob, checkpoint: Checkpoint, metrics: dict[str, Any]) -> None:
@@ -277,6 +196,11 @@ def _export(job: WorkerJob, checkpoint: Checkpoint, metrics: dict[str, Any]) -> 
 
 def _export_on_worker(job: WorkerJob, model_dir: str, metrics: dict[str, Any]) -> None:
     export_run(job, Path(model_dir), metrics)
+
+
+def _warn(texts: Iterable[str]) -> None:
+    for text in texts:
+        _say(f"warning: {text}")
 
 
 def _say(text: str) -> None:

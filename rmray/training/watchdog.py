@@ -1,8 +1,8 @@
 """End a worker that gets nowhere, so that its run is started again. Started by `worker`; no Ray, no torch.
 
-A rank that hangs (stopped, stuck in its storage, deadlocked) leaves the others waiting in a collective, and none of them
-can tell. So every rank watches its own progress: those that wait end themselves, Ray Train sees them gone and starts all
-workers again from the newest checkpoint.
+A rank that hangs (stopped, stuck in its storage, deadlocked) leaves the others waiting in a collective, and none of
+them can tell. So every rank watches its own progress: those that wait end themselves, Ray Train sees them gone and
+starts all workers again from the newest checkpoint.
 """
 
 from __future__ import annotations

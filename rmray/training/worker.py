@@ -6,8 +6,9 @@ Every rank executes this alike. What differs, its share of each step, comes from
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Callable, Iterable
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -18,28 +19,42 @@ import torch
 
 from rmray.config.train import TrainConfig
 from rmray.data.chunks import StepSource, eval_shares
+from rmray.data.prepared import Row
 from rmray.data.shares import StepShare
 from rmray.data.tokenizer import choose_pad_token, load_tokenizer
 from rmray.models.backbone import RewardBackbone, check_packed
 from rmray.models.base import load_reward_model
 from rmray.training.auto import Choices
+from rmray.training.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter
+from rmray.training.early_stopping import StopEarly
 from rmray.training.engine import DeepSpeedEngine, Engine, EngineSettings, Ranks, TorchEngine
-from rmray.training.hooks import Evaluate, LogSteps, Report, SaveCheckpoints, StopWhenBroken
-from rmray.training.loop import LoopSettings, run_loop
+from rmray.training.events import EventLog
+from rmray.training.health import WatchHealth
+from rmray.training.hooks import (
+    Evaluate,
+    HeedNotices,
+    LogSteps,
+    Remembers,
+    Report,
+    SaveCheckpoints,
+    StopWhenBroken,
+)
+from rmray.training.lock import still_held
+from rmray.training.loop import Hook, LoopSettings, run_loop
 from rmray.training.metrics_log import MetricsLog
-from rmray.training.state import Checkpoint, load_moments, newest_checkpoint, open_checkpoint
+from rmray.training.notices import Notices
+from rmray.training.schedule import num_warmup_steps
 from rmray.training.step import Objective
-
-CHECKPOINTS_DIR = "checkpoints"
-
-logger = logging.getLogger(__name__)
+from rmray.training.storage import checkpoint_place
+from rmray.training.watchdog import beating
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerJob:
     """What every rank is told. Paths are absolute and seen by all; config is resolved by `choices`, `source`, ...
 
-    num_steps: of the whole run. pad_id: of the tokenizer. identity: what checkpoints remember the run by.
+    num_steps: of the whole run. pad_id: of the tokenizer. identity: what checkpoints remember the run by. owner: the
+    token of the driver that holds the run.
     """
 
     run_dir: str
@@ -49,53 +64,81 @@ class WorkerJob:
     num_steps: int
     pad_id: int
     identity: dict[str, Any]
+    owner: str = ""
 
 
 def run_worker(
     job: WorkerJob,
-    shares: Callable[[int, Ranks], Iterable[StepShare]],
+    checkpoint: Checkpoint | None,
+    shares: Iterable[StepShare],
     *,
     deepspeed: bool = True,
     report: Callable[[dict[str, Any]], None] = lambda figures: None,
+    beat: Callable[[str], None] = lambda doing: None,
+    preempted: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train from the newest checkpoint, or from the base model, to the last step, which is evaluated and saved.
+    """Train from a checkpoint, or from the base model, to the last step, which is evaluated and saved.
 
-    shares: this rank's shares from a step on. deepspeed: False is the bare engine, for one process. report: called on
-    every rank alike at every evaluation and checkpoint.
+    shares: this rank's, from the checkpoint's step on. deepspeed: False is the bare engine, for one process. report:
+    called on every rank alike at every evaluation and checkpoint. beat: told that the run goes on. preempted: whether
+    this rank's machine is to be taken away.
     """
-    config, device = job.config, job.choices.device
-    ranks = Ranks(device)
+    config, run_dir, ranks = job.config, Path(job.run_dir), Ranks(job.choices.device)
     torch.set_num_threads(config.workers.cpus)
-    run_dir = Path(job.run_dir)
-    checkpoint = _agree_on_start(run_dir / CHECKPOINTS_DIR, ranks)
-    start_step = checkpoint.state.step if checkpoint else 0
     engine = _make_engine(job, checkpoint, deepspeed)
     check_packed(engine.backbone)
     if checkpoint:
-        load_moments(engine, checkpoint)
-    log = MetricsLog(run_dir, start_step=start_step) if ranks.rank == 0 else None
+        checkpoint.load_moments(engine)
+    memory = checkpoint.state.memory if checkpoint else {}
+    first = ranks.rank == 0
+    processes = ranks.gather({"host": platform.node(), "pid": os.getpid()})
+    log = MetricsLog(run_dir, start_step=checkpoint.state.step if checkpoint else 0) if first else None
+    events = EventLog(run_dir) if first else None
     objective = Objective(config.objective.name, config.objective.margin, config.objective.center)
+    notices = Notices(run_dir, preempted=preempted)
     guard = StopWhenBroken(checkpoint.state.skipped_in_a_row if checkpoint else 0)
-    held_out = partial(
-        eval_shares,
-        job.source.prepared_dir,
-        world_size=ranks.world_size,
-        rank=ranks.rank,
-        max_micro_batch_tokens=job.source.max_micro_batch_tokens,
-        max_comparisons=config.evaluate.max_comparisons,
-    )
     evaluate = Evaluate(
-        held_out, objective, every_steps=config.evaluate.every_steps, pooling=config.model.pooling, log=log
+        lambda: beating(_held_out(job, ranks), beat, "a held-out micro-batch"),
+        objective,
+        every_steps=config.evaluate.every_steps,
+        pooling=config.model.pooling,
+        log=log,
+    )
+    health = WatchHealth(
+        evaluate,
+        partial(_tell, events),
+        num_steps=job.num_steps,
+        warmup_steps=num_warmup_steps(job.num_steps, config.optim.warmup_ratio),
+        memory=memory.get("health"),
+    )
+    remembering: dict[str, Remembers] = {"health": health}
+    stop_early: list[Hook] = []
+    if config.evaluate.patience is not None:
+        stopper = StopEarly(evaluate, config.evaluate.patience, memory=memory.get("early_stopping"))
+        remembering["early_stopping"] = stopper
+        stop_early.append(stopper)
+    writer = CheckpointWriter(
+        engine,
+        CheckpointStore(checkpoint_place(config)),
+        keep=config.checkpoint.keep,
+        keep_best=config.checkpoint.keep_best,
+        background=config.checkpoint.background,
+        save_model_extras=partial(_save_model_extras, engine.backbone.model, config.model.base),
+        still_mine=lambda: still_held(run_dir, job.owner),
+        on_saved=partial(_saved, events),
+        on_failed=partial(_failed, events),
     )
     save = SaveCheckpoints(
-        run_dir / CHECKPOINTS_DIR,
+        writer,
         guard,
-        job.identity,
+        evaluate,
+        remembering,
+        seed=config.run.seed,
+        identity=job.identity,
         every_steps=config.checkpoint.every_steps,
-        keep=config.checkpoint.keep,
-        save_model_extras=partial(_save_model_extras, engine.backbone.model, config.model.base),
+        keep_best=config.checkpoint.keep_best,
+        memory=memory.get("best"),
     )
-    tell = Report(report, evaluate, (config.evaluate.every_steps, config.checkpoint.every_steps))
     settings = LoopSettings(
         num_steps=job.num_steps,
         objective=objective,
@@ -105,20 +148,48 @@ def run_worker(
         pooling=config.model.pooling,
         seed=config.run.seed,
     )
+    hooks: list[Hook] = [
+        LogSteps(log, events, {"world_size": ranks.world_size, "processes": processes}),
+        guard,
+        HeedNotices(notices),
+        evaluate,
+        health,
+        *stop_early,
+        save,
+        Report(report, evaluate, (config.evaluate.every_steps, config.checkpoint.every_steps)),
+    ]
     try:
-        run_loop(engine, shares(start_step, ranks), settings, [LogSteps(log), guard, evaluate, save, tell])
+        steps = beating(shares, beat, "a step")
+        run_loop(engine, steps, settings, hooks, flag=lambda: bool(notices.pending()))
     finally:
         if log:
             log.close()
 
 
-def _agree_on_start(checkpoints: Path, ranks: Ranks) -> Checkpoint | None:
-    """The newest sound checkpoint, or None; rank 0 looks, so that no two ranks can differ."""
-    newest = newest_checkpoint(checkpoints, warn=logger.warning) if ranks.rank == 0 else None
-    directory = ranks.gather(newest and str(newest.directory))[0]
-    if directory is None or newest:
-        return newest
-    return open_checkpoint(Path(directory), verify=False)
+def _held_out(job: WorkerJob, ranks: Ranks) -> Iterable[Sequence[Row]]:
+    return eval_shares(
+        job.source.prepared_dir,
+        world_size=ranks.world_size,
+        rank=ranks.rank,
+        max_micro_batch_tokens=job.source.max_micro_batch_tokens,
+        max_comparisons=job.config.evaluate.max_comparisons,
+        shared_prefix=job.source.shared_prefix,
+    )
+
+
+def _tell(events: EventLog | None, kind: str, message: str, fields: Mapping[str, Any]) -> None:
+    if events:
+        events.write("warning", kind=kind, message=message, **fields)
+
+
+def _saved(events: EventLog | None, step: int, num_bytes: int, blocked_s: float, seconds: float) -> None:
+    if events:
+        events.write("checkpoint", step=step, bytes=num_bytes, blocked_s=blocked_s, seconds=seconds)
+
+
+def _failed(events: EventLog | None, step: int, message: str) -> None:
+    if events:
+        events.write("checkpoint_failed", step=step, message=message)
 
 
 def _make_engine(job: WorkerJob, checkpoint: Checkpoint | None, deepspeed: bool) -> Engine:

@@ -48,7 +48,7 @@ def test_train_over_seeds(
         (["train", "--seeds", "2", "--data.holdout", "null"], "holds nothing out"),
         (["sweep", "--lrs", "1e-5"], "one learning rate is no sweep"),
         (["sweep", "--lrs", "1e-5,1e-4", "--data.holdout", "null"], "holds nothing out"),
-        (["sweep", "--lrs", "1e-5,1e-4", "--run.storage", "s3://bucket/runs"], "checkpoint.storage takes a URL"),
+        (["sweep", "--lrs", "1e-5,1e-4", "--run.storage", "s3://bucket/runs"], "checkpoint.storage takes URLs"),
     ],
 )
 def test_what_cannot_be_repeated(

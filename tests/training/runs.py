@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ from rmray.config.train import TrainConfig
 from rmray.data.chunks import StepSource, count_steps, local_steps
 from rmray.data.shares import StepShare
 from rmray.training.auto import Choices
+from rmray.training.checkpoint import CheckpointStore
 from rmray.training.engine import Ranks
 from rmray.training.metrics_log import read_metrics
+from rmray.training.storage import checkpoint_place
 from rmray.training.worker import WorkerJob, run_worker
 
 PAD_ID = 0
@@ -32,7 +36,13 @@ def make_job(
     optim = {"lr": 1e-3, "global_batch_size": 6, "epochs": 1} | sections.pop("optim", {})
     model = {"base": str(base)} | sections.pop("model", {})
     config = TrainConfig.model_validate(
-        {"data": {"train": ["generated"], "max_length": 64}, "model": model, "optim": optim, **sections}
+        {
+            "run": {"name": run_dir.name, "storage": str(run_dir.parent)},
+            "data": {"train": ["generated"], "max_length": 64},
+            "model": model,
+            "optim": optim,
+            **sections,
+        }
     )
     source = StepSource(
         str(prepared_dir), config.run.seed, config.optim.global_batch_size, max_tokens, config.optim.epochs,
@@ -50,11 +60,43 @@ def make_job(
     )
 
 
-def run_job(job: WorkerJob, *, deepspeed: bool = True) -> list[dict[str, Any]]:
-    """Run it on this rank, with shares planned in this process; the lines of its metrics file."""
+class KilledError(Exception):
+    """What ends a run before its time, on all ranks alike."""
 
-    def shares(start_step: int, ranks: Ranks) -> Iterable[StepShare]:
-        return local_steps(job.source, rank=ranks.rank, world_size=ranks.world_size, start_step=start_step)
 
-    run_worker(job, shares, deepspeed=deepspeed)
+def run_job(job: WorkerJob, *, deepspeed: bool = True, killed_at: int | None = None) -> list[dict[str, Any]]:
+    """Run it on this rank, with shares planned in this process; the lines of its metrics file.
+
+    killed_at: the step before which the run breaks off. `rows_of_steps` tells what it was trained on.
+    """
+    ranks = Ranks()
+    store = CheckpointStore(checkpoint_place(job.config))
+    newest = store.newest() if ranks.rank == 0 else None
+    start_step = ranks.gather(newest.step if newest else 0)[0]
+    checkpoint = store.open(start_step) if start_step else None
+
+    def shares() -> Iterator[StepShare]:
+        for share in local_steps(job.source, rank=ranks.rank, world_size=ranks.world_size, start_step=start_step):
+            if share.step == killed_at:
+                raise KilledError
+            _record_rows(Path(job.run_dir), share, ranks)
+            yield share
+
+    with suppress(KilledError):
+        run_worker(job, checkpoint, shares(), deepspeed=deepspeed)
     return list(read_metrics(Path(job.run_dir, "metrics.jsonl")))
+
+
+def _record_rows(run_dir: Path, share: StepShare, ranks: Ranks) -> None:
+    row_ids = [row.row_id for rows in share.micro_batches for row in rows]
+    with (run_dir / f"rows-{ranks.rank}-of-{ranks.world_size}.jsonl").open("a") as file:
+        file.write(json.dumps({"step": share.step, "row_ids": row_ids}) + "\n")
+
+
+def rows_of_steps(run_dir: Path, world_size: int) -> dict[int, list[str]]:
+    """The row ids of each step that a run went through on so many ranks, of all ranks together, sorted."""
+    rows: dict[int, list[str]] = {}
+    for rank in range(world_size):
+        for line in read_metrics(run_dir / f"rows-{rank}-of-{world_size}.jsonl"):
+            rows.setdefault(line["step"], []).extend(line["row_ids"])
+    return {step: sorted(row_ids) for step, row_ids in rows.items()}

@@ -40,7 +40,7 @@ def test_a_run_over_two_drivers_with_two_breaks(tmp_path: Path) -> None:
     assert figures.wall_s == 60.0 + 40.0
     assert figures.steps_s == 4.0
     assert figures.evaluations_s == 3.0
-    assert figures.checkpoints_s == 1.75
+    assert figures.checkpoints_s == 2.25
     assert figures.recoveries_s == (25.0, 70.0)
     assert figures.lost_steps == 4
     assert figures.useful_share == pytest.approx(0.04)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rmray.training.events import EventLog
 from rmray.training.progress import PlainDisplay, RichDisplay, follow, format_seconds, make_display
 
 STEP = {"step": 4, "loss": 0.6931, "accuracy": 0.5, "pairs_per_s": 12.34, "seconds": 2.0}
@@ -74,12 +75,16 @@ class Recorder:
 
     def __init__(self) -> None:
         self.steps: list[int] = []
+        self.notes: list[str] = []
         self.changed = threading.Condition()
 
     def show(self, line: Mapping[str, Any]) -> None:
         with self.changed:
             self.steps.append(line["step"])
             self.changed.notify_all()
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def close(self) -> None:
         pass
@@ -92,7 +97,7 @@ class Recorder:
 def test_a_file_cut_and_grown_again_between_two_looks_is_read_on_from_a_whole_line(tmp_path: Path) -> None:
     path, recorder = tmp_path / "metrics.jsonl", Recorder()
     path.write_text("".join(json.dumps({"step": step, "loss": 0.5}) + "\n" for step in range(9)))
-    with follow(path, recorder):
+    with follow(tmp_path, recorder):
         path.write_text("".join(json.dumps({"step": step, "loss": 0.123456789}) + "\n" for step in range(9)))
     assert recorder.steps == [7, 8]  # the end of the old file lies within step 6
 
@@ -100,7 +105,7 @@ def test_a_file_cut_and_grown_again_between_two_looks_is_read_on_from_a_whole_li
 def test_following_shows_new_lines_once_and_goes_on_where_a_resumed_run_cuts(tmp_path: Path) -> None:
     path, recorder = tmp_path / "metrics.jsonl", Recorder()
     path.write_text(json.dumps({"step": 0}) + "\n")
-    with follow(path, recorder), path.open("a") as file:
+    with follow(tmp_path, recorder), path.open("a") as file:
         file.write('{"step": 1}\n{"st')
         file.flush()
         recorder.wait_for([1])
@@ -110,3 +115,22 @@ def test_following_shows_new_lines_once_and_goes_on_where_a_resumed_run_cuts(tmp
         path.write_text('{"step": 0}\n')
         file.write('{"step": 1}\n')
     assert recorder.steps in ([1, 2, 1], [1, 2])
+
+
+def test_what_befalls_a_run_is_told_between_its_steps(tmp_path: Path) -> None:
+    recorder, events = Recorder(), EventLog(tmp_path)
+    events.write("warning", message="of an earlier start")
+    with follow(tmp_path, recorder):
+        events.write("run_started", resume=True)
+        events.write("started", step=0, world_size=2, lost_steps=0, recovery_s=None)
+        events.write("checkpoint", step=5, bytes=10, blocked_s=0.1, seconds=0.1)
+        events.write("warning", kind="collapse", message="all scores are alike")
+        events.write("checkpoint_failed", step=10, message="No space left on device")
+        events.write("hang", rank=0, doing="a step", waited_s=31.0)
+        events.write("started", step=5, world_size=1, lost_steps=3, recovery_s=40.2)
+    assert recorder.notes == [
+        "warning: all scores are alike",
+        "warning: the checkpoint of step 10 was not saved: No space left on device",
+        "rank 0 waited 31 s for a step: starting again",
+        "going on at step 6 with 1 worker(s), 40 s after the last step before; 3 step(s) run again",
+    ]

@@ -13,7 +13,7 @@ from rich.console import Console
 from rmray.data.inputs import PreparePlan
 from rmray.data.render import RenderRules
 from rmray.errors import ConfigError, RunError, TrainingError
-from rmray.training.repeats import RunFigures, Spread, figures_of, spread, vary
+from rmray.training.repeats import RunFigures, Spread, figures_of, spread
 from rmray.training.run_dir import differences
 from rmray.training.seeds import make_report, plan_seeds, print_seeds, run_seeds, spread_notes
 from tests.training.finished import FakeTrain, identity_of, make_config, make_metrics
@@ -40,21 +40,6 @@ def test_all_seeds_find_one_prepared_set(tmp_path: Path) -> None:
     plans = [PreparePlan(c.data, (), "base", "", rules, c.objective.name) for c in plan_seeds(make_config(tmp_path), 3)]
     assert len({plan.key() for plan in plans}) == 1
     assert {c.run.storage for c in plan_seeds(make_config(tmp_path), 3)} == {str(tmp_path)}
-
-
-@pytest.mark.parametrize(
-    ("storage", "below"),
-    [
-        (None, None),
-        ("/mnt/kept/", "/mnt/kept/tiny-seed-1"),
-        ("/mnt/what?", "/mnt/what?/tiny-seed-1"),
-        ("s3://bucket/p", "s3://bucket/p/tiny-seed-1"),
-        ("s3://bucket/p?scheme=http&region=x", "s3://bucket/p/tiny-seed-1?scheme=http&region=x"),
-    ],
-)
-def test_checkpoints_kept_elsewhere_are_kept_apart(tmp_path: Path, storage: str | None, below: str | None) -> None:
-    config = make_config(tmp_path, checkpoint={"storage": storage})
-    assert vary(config, "seed-1", seed=1).checkpoint.storage == below
 
 
 def test_a_spread_by_hand() -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from rmray.config.train import TrainConfig
-from rmray.errors import ClusterError, ConfigError, RunError
-from rmray.training.storage import in_submitted_job, storage_warnings, with_absolute_paths
+from rmray.errors import ClusterError, RunError
+from rmray.training.storage import checkpoint_place, in_submitted_job, storage_warnings, with_absolute_paths
 from rmray.training.storage_check import _ask, check_seen_by_all, judge, look
 
 # As Ray's job supervisor sets it for the command of a job.
@@ -83,9 +84,8 @@ def test_paths_become_absolute_where_the_run_is_submitted(tmp_path: Path) -> Non
 
 
 def test_a_url_is_no_run_storage_and_the_field_for_urls_is_named() -> None:
-    with pytest.raises(ConfigError, match="s3://bucket/runs") as caught:
-        with_absolute_paths(config(run="s3://bucket/runs"))
-    assert "checkpoint.storage" in caught.value.next_step
+    with pytest.raises(ValidationError, match=r"checkpoint\.storage takes URLs"):
+        config(run="s3://bucket/runs")
 
 
 def nodes(*names: str, dead: str = "") -> list[dict[str, Any]]:
@@ -151,3 +151,19 @@ def test_a_node_of_a_real_cluster_answers(tmp_path: Path, ray_cluster: None) -> 
 def test_what_may_not_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert "may not write" in look(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("storage", "place"),
+    [
+        (None, "/runs/tiny/checkpoints"),
+        ("/mnt/kept/", "/mnt/kept/tiny"),
+        ("/mnt/what?", "/mnt/what?/tiny"),
+        ("s3://bucket/p", "s3://bucket/p/tiny"),
+        ("s3://bucket/p?scheme=http&region=x", "s3://bucket/p/tiny?scheme=http&region=x"),
+    ],
+)
+def test_each_run_has_a_place_of_its_own_for_checkpoints(storage: str | None, place: str) -> None:
+    whole = config(run="/runs", checkpoint=storage)
+    named = whole.model_copy(update={"run": whole.run.model_copy(update={"name": "tiny"})})
+    assert checkpoint_place(named) == place

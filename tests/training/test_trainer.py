@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -19,57 +17,27 @@ from rmray.training.export import public_name
 from rmray.training.metrics_log import read_metrics
 from rmray.training.trainer import TrainOutcome, train
 
-ANIMALS = ("fox", "dog", "cat", "owl", "bee", "ant", "hen", "elk")
-
-
-def write_preferences(path: Path, num_rows: int) -> None:
-    """Answers that name the animal asked for are better than those that name another."""
-    rng = random.Random(0)
-    rows = []
-    for i in range(num_rows):
-        asked, other = rng.sample(ANIMALS, 2)
-        prompt = f"Question {i // 2}: which animal is the {asked}? "
-        rows.append({"prompt": prompt, "chosen": f"the {asked}.", "rejected": f"the {other}."})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> TrainConfig:
-    directory = tmp_path_factory.mktemp("train")
-    write_preferences(directory / "pairs.jsonl", 160)
-    return TrainConfig.model_validate(
-        {
-            "run": {"name": "tiny", "storage": str(directory / "runs")},
-            "data": {"train": [str(directory / "pairs.jsonl")], "holdout": 0.2, "max_length": 64},
-            "model": {"base": str(tiny_base)},
-            "optim": {"lr": 3e-3, "global_batch_size": 16},
-            "workers": {"num": 2, "zero_stage": 3, "timeout_s": 60},
-            "checkpoint": {"every_steps": 4, "keep": 2},
-            "evaluate": {"every_steps": 4},
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def outcome(config: TrainConfig, ray_cluster: None) -> TrainOutcome:
-    return train(config)
+def config(run_config: TrainConfig) -> TrainConfig:
+    return run_config
 
 
 def test_the_run_directory_holds_what_was_promised(config: TrainConfig, outcome: TrainOutcome) -> None:
     run_dir = outcome.run_dir
     assert run_dir == Path(config.run.storage) / "tiny"
     assert load_config(TrainConfig, run_dir / "config.yaml") == config
-    assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == ["step-00000004", "step-00000008"]
+    assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == ["step-00000035", "step-00000040"]
     assert list((run_dir / "tensorboard").iterdir())
     steps = [line for line in read_metrics(run_dir / "metrics.jsonl") if "eval_loss" not in line]
-    assert [line["step"] for line in steps] == list(range(8))
+    assert [line["step"] for line in steps] == list(range(40))
     wanted = {"step", "loss", "accuracy", "margin", "grad_norm", "lr", "pairs", "tokens", "pairs_per_s", "row_ids_hash"}
     assert all(wanted <= set(line) for line in steps)
-    assert sum(line["pairs"] for line in steps) == 128
+    assert sum(line["pairs"] for line in steps) == 160
     evaluations = [line for line in read_metrics(run_dir / "metrics.jsonl") if "eval_loss" in line]
-    assert [line["step"] for line in evaluations] == [3, 7]
+    assert [line["step"] for line in evaluations] == [9, 19, 29, 39]
     assert {"eval_accuracy", "eval_accuracy_low", "eval_accuracy_high", "eval_ece"} <= set(evaluations[0])
-    assert outcome.metrics["steps"] == 8
+    assert outcome.metrics["steps"] == 40
     assert outcome.metrics["eval_loss"] == evaluations[-1]["eval_loss"]
 
 
@@ -96,7 +64,7 @@ def test_a_finished_run_resumes_to_itself(config: TrainConfig, outcome: TrainOut
 @pytest.mark.parametrize(
     ("section", "change", "shown"),
     [
-        ("optim", {"lr": 1e-3}, "optim.lr: 0.003 -> 0.001"),
+        ("optim", {"lr": 1e-2}, "optim.lr: 0.001 -> 0.01"),
         ("run", {"seed": 1}, "run.seed: 0 -> 1"),
         ("objective", {"center": 0.01}, "objective.center: 0.0 -> 0.01"),
     ],

@@ -1,0 +1,53 @@
+"""One whole run through Ray, left alone, which the suites of this folder share: a fit costs half a minute."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from rmray.config.train import TrainConfig
+from rmray.models.tiny_base import build_tiny_base
+from rmray.training.trainer import TrainOutcome, train
+from tests.conftest import TINY_TEXTS
+
+ANIMALS = ("fox", "dog", "cat", "owl", "bee", "ant", "hen", "elk")
+
+
+def write_preferences(path: Path, num_rows: int) -> None:
+    """Answers that name the animal asked for are better than those that name another."""
+    rng = random.Random(0)
+    rows = []
+    for i in range(num_rows):
+        asked, other = rng.sample(ANIMALS, 2)
+        prompt = f"Question {i // 2}: which animal is the {asked}? "
+        rows.append({"prompt": prompt, "chosen": f"the {asked}.", "rejected": f"the {other}."})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="session")
+def run_config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """40 steps on two ZeRO-3 workers, a checkpoint at every fifth; a base of 1.5M parameters, so that saving it takes
+    long enough to be broken off."""
+    directory = tmp_path_factory.mktemp("train")
+    base = build_tiny_base(directory / "base", TINY_TEXTS * 4, layers=2, hidden=256, vocab_size=400)
+    write_preferences(directory / "pairs.jsonl", 200)
+    return TrainConfig.model_validate(
+        {
+            "run": {"name": "tiny", "storage": str(directory / "runs")},
+            "data": {"train": [str(directory / "pairs.jsonl")], "holdout": 0.2, "max_length": 64},
+            "model": {"base": str(base)},
+            "optim": {"lr": 1e-3, "global_batch_size": 4},
+            "workers": {"num": 2, "zero_stage": 3, "timeout_s": 60},
+            "checkpoint": {"every_steps": 5, "keep": 2},
+            "evaluate": {"every_steps": 10},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def outcome(run_config: TrainConfig, ray_cluster: None) -> TrainOutcome:
+    """That run, from its start to its bundle, undisturbed."""
+    return train(run_config)
