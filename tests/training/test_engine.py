@@ -140,6 +140,17 @@ def test_bare_torch_resumes_bitwise() -> None:
     assert same_state(snapshot(engine), snapshot(resumed))
 
 
+def test_weights_of_a_mapped_file_are_moved_to_aligned_memory() -> None:
+    backbone = ToyBackbone()
+    before = {name: p.detach().clone() for name, p in backbone.named_parameters()}
+    for parameter in backbone.parameters():
+        parameter.data = torch.cat([torch.zeros(2), parameter.detach().flatten()])[2:].view_as(parameter)
+    assert all(parameter.data_ptr() % 64 for parameter in backbone.parameters())
+    engine = TorchEngine(lambda gather: backbone, EngineSettings())
+    assert not any(parameter.data_ptr() % 64 for parameter in engine.backbone.parameters())
+    assert all(torch.equal(parameter, before[name]) for name, parameter in engine.backbone.named_parameters())
+
+
 def test_biases_do_not_decay() -> None:
     engine = TorchEngine(load_toy, EngineSettings(weight_decay=0.5))
     groups = {g["weight_decay"]: sum(p.numel() for p in g["params"]) for g in engine._optimizer.param_groups}

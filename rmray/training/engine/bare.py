@@ -13,6 +13,7 @@ from rmray.training.engine.common import (
     InAutocast,
     ModelFacts,
     adamw,
+    align,
     clip,
     load_replicated_moments,
     persistent_buffers,
@@ -32,6 +33,7 @@ class TorchEngine(ModelFacts):
             raise ValueError("TorchEngine is for one process; DeepSpeedEngine shards over ranks")
         self.backbone: Any = load(lambda parameters: nullcontext())
         self.backbone.to(device)
+        align(self.backbone)
         self.updates = 0
         self._settings = settings
         self._module = InAutocast(self.backbone) if settings.bfloat16 else self.backbone

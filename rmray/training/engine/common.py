@@ -13,6 +13,7 @@ from rmray.data.batch import FlatBatch
 from rmray.training.engine.contract import EngineSettings, Update
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+ALIGNMENT_BYTES = 64
 
 
 class ModelFacts:
@@ -28,6 +29,18 @@ class ModelFacts:
 
     def trained_names(self) -> set[str]:
         return {name for name, _ in trained(self.backbone.model)}
+
+
+def align(model: nn.Module) -> None:
+    """Move weights that do not begin at a multiple of 64 bytes, as all memory of torch's own does, to where they do.
+
+    What comes from a mapped safetensors file lies where the file's header ends. Matrix products on CPUs round
+    differently by that, and a run resumed from a checkpoint would leave the run left alone by a last bit.
+    """
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.data_ptr() % ALIGNMENT_BYTES:
+                tensor.data = tensor.data.clone()
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

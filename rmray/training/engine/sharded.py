@@ -18,6 +18,7 @@ from rmray.training.engine.common import (
     InAutocast,
     ModelFacts,
     adamw,
+    align,
     clip,
     fresh_state,
     load_replicated_moments,
@@ -46,6 +47,7 @@ class DeepSpeedEngine(ModelFacts):
                 self.backbone = load(_gather)
         else:
             self.backbone = load(lambda parameters: nullcontext())
+        align(self.backbone)
         module = InAutocast(self.backbone) if settings.bfloat16 else self.backbone
         self._optimizer = adamw(self.backbone, settings)
         self._engine, *_ = deepspeed.initialize(
