@@ -111,7 +111,7 @@ class WorkersConfig(Section):
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
     """A rank that gets nowhere for so long has hung: the workers are started again. Longer than the longest step."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """Failures in a row, without a newer checkpoint in between, after which the run gives up."""
+    """Failures after which the run gives up, unless there was a new checkpoint since the first of them."""
 
     @property
     def min_num(self) -> int:
@@ -187,4 +187,12 @@ class TrainConfig(Section):
             raise ValueError(
                 "checkpoint.export is best, but checkpoint.keep_best is false: the best one may be deleted"
             )
+        if not self.data.eval and self.data.holdout is None:
+            wanted = ["evaluate.patience"] if self.evaluate.patience is not None else []
+            wanted += ["checkpoint.export: best"] if self.checkpoint.export == "best" else []
+            if wanted:
+                raise ValueError(
+                    f"{' and '.join(wanted)} need held-out accuracy, but nothing is held out: set data.eval or "
+                    "data.holdout"
+                )
         return self

@@ -35,7 +35,7 @@ from rmray.data.render import Renderer, RenderRules
 from rmray.data.sources import InputFile, check_source
 from rmray.data.sources.records import KINDS
 from rmray.data.staging import raw_tables, stage_batch
-from rmray.data.tokenizer import choose_pad_token, embedding_rows, load_tokenizer, tokenizer_hash
+from rmray.data.tokenizer import load_base_tokenizer, load_tokenizer, tokenizer_hash
 from rmray.data.windows import Holdout, part_keys, write_windows
 from rmray.errors import ConfigError, DataError, RmrayError
 
@@ -63,8 +63,7 @@ class PreparedSet:
 def prepare_for(config: TrainConfig) -> PreparedSet:
     """Prepare what a training config names, for its base model, under `run.storage`/prepared."""
     base = config.model.base
-    tokenizer = load_tokenizer(base)
-    choose_pad_token(tokenizer, embedding_rows(base))
+    tokenizer, _ = load_base_tokenizer(base)
     rules = RenderRules.for_tokenizer(tokenizer, max_length=config.data.max_length, over_length=config.data.over_length)
     return prepare(
         config.data,

@@ -78,6 +78,15 @@ def embedding_rows(base: str) -> int:
         ) from error
 
 
+def load_base_tokenizer(base: str) -> tuple[PreTrainedTokenizerBase, PadChoice]:
+    """A base model's tokenizer with its pad token: as its texts are prepared, and as its checkpoints have it.
+
+    The choice is made anew wherever it is needed: two bases may share a prepared set and differ in it.
+    """
+    tokenizer = load_tokenizer(base)
+    return tokenizer, choose_pad_token(tokenizer, embedding_rows(base))
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """16 hex digits that name which ids a text or chat becomes: tokenizer JSON, special tokens, chat template.
 

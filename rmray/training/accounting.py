@@ -6,6 +6,7 @@ Called by `trainer` when a run ends, and by whoever wants to know.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,8 @@ SESSION_ENDS = ("finished", "failed", "interrupted")
 class Account:
     """All in seconds but the counts. wall_s: of all drivers of the run, from start to end (or to their last sign of
     life). steps_s: of the steps that make up the curve, each counted once. checkpoints_s: that training waited for
-    saving. recoveries_s: each from the last step before a break to the first one after it. lost_steps: run again."""
+    saving. recoveries_s: each from the last step before a break to the first one after it, or, where a person gave the
+    command again, from then. A run that was told to stop did not break. lost_steps: run again."""
 
     wall_s: float
     steps_s: float
@@ -46,7 +48,7 @@ def account(run_dir: Path) -> Account:
         steps_s=sum(line.get("seconds", 0.0) for line in lines),
         evaluations_s=sum(line.get("eval_seconds", 0.0) for line in lines),
         checkpoints_s=sum(event["blocked_s"] for event in events if event["event"] == "checkpoint"),
-        recoveries_s=tuple(event["recovery_s"] for event in started if event.get("recovery_s") is not None),
+        recoveries_s=tuple(_recoveries(events)),
         lost_steps=sum(event.get("lost_steps", 0) for event in started),
     )
 
@@ -79,3 +81,17 @@ def _wall(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> float:
         signs += [line["time"] for line in lines if began_s <= line.get("time", 0.0) < until_s]
         wall_s += (ends[-1] if ends else max(signs)) - began_s
     return wall_s
+
+
+def _recoveries(events: list[dict[str, Any]]) -> Iterator[float]:
+    resumed_s: float | None = None
+    ended = ""
+    for event in events:
+        if event["event"] == "run_started":
+            resumed_s = event["time"]
+        elif event["event"] == "started":
+            if event.get("recovery_s") is not None and not (resumed_s and ended == "interrupted"):
+                yield min(event["recovery_s"], event["time"] - resumed_s if resumed_s else event["recovery_s"])
+            resumed_s = None
+        elif event["event"] in SESSION_ENDS:
+            ended = event["event"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rmray.config.train import TrainConfig
 from rmray.errors import ClusterError, ModelError
@@ -16,6 +16,7 @@ STATE_BYTES_PER_PARAMETER = 20  # fp32 weight, ZeRO's master copy of it, gradien
 PROCESS_BYTES = 2**29  # a worker before it holds a model: torch, Ray and DeepSpeed, or the context of a GPU
 USED_SHARE = 0.85  # of free memory: what others take meanwhile; Ray stops workers where a node is 95% full
 ACTIVATIONS_SHARE = 0.6  # of what that leaves: the CPU's allocator was measured to keep 1.65 bytes for each one in use
+FITS_ABOUT = 0.8  # of a budget: within the margin of `micro_batch_tokens`
 MAX_AUTO_TOKENS = 65_536  # larger forwards gain nothing
 MAX_AUTO_TOKENS_CPU = 8_192  # beyond, activations only leave the caches
 
@@ -98,6 +99,22 @@ def choose(config: TrainConfig, shape: ModelShape, machine: Machine) -> Choices:
         )
     shared_prefix = choose_shared_prefix(config, shape)
     return Choices(machine.device, bfloat16, zero_stage, checkpointing, tokens, shared_prefix)
+
+
+def keep_choices(config: TrainConfig, *, before: Choices, now: Choices) -> Choices:
+    """The choices of a resumed run. before: at its start; now: on the machines it is resumed on.
+
+    Micro-batches are cut by a budget which `auto` takes from the memory that happens to be free. The one of the start
+    is kept where it still about fits, so that a resumed run adds the same numbers in the same order.
+    """
+    tokens = config.workers.max_micro_batch_tokens
+    if (
+        tokens != "auto"
+        or before.device != now.device
+        or FITS_ABOUT * before.max_micro_batch_tokens > (now.max_micro_batch_tokens)
+    ):
+        return now
+    return replace(now, max_micro_batch_tokens=before.max_micro_batch_tokens, shared_prefix=before.shared_prefix)
 
 
 def choose_bfloat16(dtype: str, machine: Machine) -> bool:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 EVENTS_FILE = "events.jsonl"
 
@@ -28,10 +29,16 @@ class EventLog:
         """Add an event; opened anew each time, as driver and workers write to one file."""
         line = json.dumps({"time": self._clock(), "event": event, **fields})
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            with self._path.open("ab+") as file:
+                file.write(f"{self._line_end(file)}{line}\n".encode())
         except OSError as error:  # a full disk: the run can do without its diary, and the event may be that very disk
             logger.warning("%s could not be written (%s): %s", self._path, error, line)
+
+    def _line_end(self, file: BinaryIO) -> str:
+        """What ends a line that a crash cut off: the event after it must not share its fate."""
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return "\n" if file.read(1) not in (b"\n", b"") else ""
 
 
 def read_events(run_dir: Path) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ from rmray.config.train import TrainConfig
 from rmray.data.prepared import Manifest, load_manifest
 from rmray.data.render import RenderRules
 from rmray.data.sources import read_records
+from rmray.data.tokenizer import load_base_tokenizer
 from rmray.models.bundle import export_bundle
 from rmray.schema import Comparison, ScoreRequest, TokenIds
 from rmray.training.worker import WorkerJob
@@ -39,6 +40,7 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any]) -> None
         base=public_name(config.model.base),
         data_hashes={public_name(entry["path"]): entry["sha256"] for entry in manifest.inputs},
         metrics={key: float(value) for key, value in metrics.items() if value is not None},
+        pad=load_base_tokenizer(config.model.base)[1],
         overwrite=True,
         device=job.choices.device,
     )

@@ -1,4 +1,4 @@
-"""What made the workers give up, told to the driver through the run directory. Used by `trainer`; no Ray.
+"""What made the workers give up, told to the driver through the run directory. Used by `fit`; no Ray.
 
 An error of ours on a worker is written to RUN/fault.json, so that it reaches the user as it was and, as it would only
 come again, costs no restarts: all ranks then end. Anything else (a killed process, a lost node) is left to Ray Train's
@@ -12,12 +12,22 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from rmray.errors import BundleError, ClusterError, DataError, ModelError, RmrayError, TrainingError
+from rmray.errors import (
+    BundleError,
+    ClusterError,
+    ConfigError,
+    DataError,
+    ModelError,
+    RmrayError,
+    RunError,
+    TrainingError,
+)
 
 FAULT_FILE = "fault.json"
 MAX_CHARS = 2000
 KINDS: dict[str, type[RmrayError]] = {
-    kind.__name__: kind for kind in (BundleError, ClusterError, DataError, ModelError, TrainingError)
+    kind.__name__: kind
+    for kind in (BundleError, ClusterError, ConfigError, DataError, ModelError, RunError, TrainingError)
 }
 
 

@@ -29,10 +29,11 @@ from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.context import get_train_context
 
 from rmray.config.train import TrainConfig
+from rmray.connect import probe
 from rmray.data.stream import SHARD_NAME, TrainingDataConfig, open_steps
-from rmray.errors import RmrayError, RunInterruptedError
+from rmray.errors import BundleError, ClusterError, RmrayError, RunError, RunInterruptedError
 from rmray.training.auto import Choices
-from rmray.training.checkpoint import CheckpointStore
+from rmray.training.checkpoint import Checkpoint, CheckpointStore
 from rmray.training.engine import Ranks
 from rmray.training.events import EventLog
 from rmray.training.faults import forget_fault, has_fault, raise_fault, what_failed, write_fault
@@ -44,7 +45,9 @@ from rmray.training.watchdog import Watchdog
 from rmray.training.worker import WorkerJob, run_worker
 
 RAY_DIR = "ray"
-WORKER_START_TIMEOUT_S = 300  # Ray Train gives up after 60: too few where many workers import torch at once
+PLACE_TIMEOUT_S = 300  # that workers may wait for their places: Ray Train asks for them anew after 60
+# An elastic run is better off counting what there is again: for up to 20 s after a node is gone, Ray counts it still.
+ELASTIC_PLACE_TIMEOUT_S = 20
 COLLECTIVES_WAIT_LONGER_S = 60  # the watchdog, which names what hangs, comes first
 HUNG = 75  # exit code of a worker that ends itself
 
@@ -53,29 +56,38 @@ def fit(job: WorkerJob, store: CheckpointStore, events: EventLog) -> None:
     """Run the workers, showing their progress, until the last step is saved.
 
     Ray Train starts them again after a failure, `max_failures` times in all. As long as each such series brings a newer
-    checkpoint there is another one: a long run may meet any number of failures, a hopeless one ends soon.
+    checkpoint there is another one: a long run may meet any number of failures, a hopeless one ends soon. The same goes
+    for the actor from which Ray Train steers; where the whole cluster has gone, ClusterError says so.
     """
     run_dir = Path(job.run_dir)
+    address = ray.get_runtime_context().gcs_address
+    unsteered_in_a_row = 0
     with (
         _stopping_on_sigterm(run_dir),
         _controller_environment(job.config),
         follow(run_dir, make_display(job.num_steps)),
     ):
         while True:
-            before = _newest_step(store)
+            if not still_held(run_dir, job.owner):
+                raise RunError("another process has taken over this run", where=str(run_dir))
+            before = set(store.list())
             forget_fault(run_dir)
             shutil.rmtree(run_dir / RAY_DIR, ignore_errors=True)
             try:
                 _make_trainer(job).fit()
             except ray.train.TrainingFailedError as error:
                 raise_fault(run_dir)
-                after = _newest_step(store)
-                if after <= before:
+                if not set(store.list()) - before:
                     raise what_failed(run_dir, getattr(error, "worker_failures", {}), str(error)) from error
-                events.write("restarted", step=after)
+                continue
+            except ray.exceptions.RayError as error:
+                raise_fault(run_dir)
+                unsteered_in_a_row = 0 if set(store.list()) - before else unsteered_in_a_row + 1
+                if probe(address) == "silent" or unsteered_in_a_row > job.config.workers.max_failures:
+                    raise _cluster_lost(address, _newest_step(store), error) from error
                 continue
             raise_fault(run_dir)
-            if not is_finished(store):
+            if not is_finished(store.newest(verify=False)):
                 raise RunInterruptedError(
                     "the run was told to stop, and has saved what it had",
                     where=str(run_dir),
@@ -85,13 +97,22 @@ def fit(job: WorkerJob, store: CheckpointStore, events: EventLog) -> None:
             return
 
 
-def is_finished(store: CheckpointStore) -> bool:
-    checkpoint = store.newest(verify=False)
+def is_finished(checkpoint: Checkpoint | None) -> bool:
+    """Whether a run, whose newest checkpoint this is, is complete."""
     return checkpoint is not None and checkpoint.state.finished
 
 
 def _newest_step(store: CheckpointStore) -> int:
     return max(store.list(), default=0)
+
+
+def _cluster_lost(address: str, step: int, error: ray.exceptions.RayError) -> ClusterError:
+    return ClusterError(
+        "the Ray cluster that trained this run is gone",
+        where=address,
+        why=str(error).splitlines()[0],
+        next_step=f"start it again and run the same command with --resume: step {step} is saved",
+    )
 
 
 def _make_trainer(job: WorkerJob) -> TorchTrainer:
@@ -147,11 +168,12 @@ def _controller_environment(config: TrainConfig) -> Iterator[None]:
 
     Ray Train hands on a fixed list of variables, so ours are added to it.
     """
+    elastic = config.workers.min_num < config.workers.max_num
     variables = {
         "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
         "RAY_DATA_LOG_LEVEL": "ERROR",
         "RAY_LOGGER_LEVEL": "error",  # without a dashboard one of them complains every second
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(WORKER_START_TIMEOUT_S),
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(ELASTIC_PLACE_TIMEOUT_S if elastic else PLACE_TIMEOUT_S),
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(int(config.workers.timeout_s)),  # of a worker that is alone
     }
     saved = {name: os.environ.get(name) for name in variables}
@@ -211,9 +233,14 @@ def _train_on_worker(payload: dict[str, Any]) -> None:
             )
             store = CheckpointStore(checkpoint_place(job.config))
             checkpoint = store.open(start_step, verify=False) if start_step else None
-            run_worker(job, checkpoint, shares, report=ray.train.report, beat=watchdog.beat, preempted=_is_preempted)
-    except RmrayError as error:
-        write_fault(run_dir, error)  # and end as if all were well: Ray Train must not try again
+            if is_finished(checkpoint):
+                return  # it was the last save that was followed by a break
+            run_worker(job, checkpoint, shares, beat=watchdog.beat, preempted=_is_preempted)
+    except (RmrayError, ray.exceptions.RayTaskError) as error:
+        fault = getattr(error, "cause", error)  # what planning raised, out of the wrapping of its actor
+        if not isinstance(fault, RmrayError) or isinstance(fault, (RunError, BundleError)):
+            raise  # storage that is away may come back: Ray Train tries again
+        write_fault(run_dir, fault)  # and end as if all were well: Ray Train must not try again
 
 
 def _leave_hanging(run_dir: Path, rank: int, doing: str, waited_s: float) -> None:

@@ -151,6 +151,7 @@ class SaveCheckpoints:
         self._writer, self._guard, self._evaluate, self._remembering = writer, guard, evaluate, remembering
         self._seed, self._identity, self._every_steps, self._keep_best = seed, identity, every_steps, keep_best
         self._best_accuracy: float | None = (memory or {}).get("eval_accuracy")
+        self._best_before = self._best_accuracy  # the last save
 
     def __call__(self, engine: Engine, progress: Progress) -> None:
         result, evaluate = progress.result, self._evaluate
@@ -171,7 +172,10 @@ class SaveCheckpoints:
             | {"best": {"eval_accuracy": self._best_accuracy}},
             finished=progress.is_last,
         )
+        best_before, self._best_before = self._best_before, self._best_accuracy
         self._writer.save(state)
+        if self._writer.last_failed:  # the best that was to be saved may not be there: better to save another than none
+            self._best_accuracy = self._best_before = best_before
         if ends:
             self._writer.finish()
 
@@ -180,22 +184,6 @@ class SaveCheckpoints:
             return False
         self._best_accuracy = accuracy
         return True
-
-
-class Report:
-    """Calls `report` with the step's figures at every evaluation and checkpoint, on every rank alike."""
-
-    def __init__(
-        self, report: Callable[[dict[str, Any]], None], evaluate: Evaluate, every_steps: Sequence[int]
-    ) -> None:
-        self._report, self._evaluate, self._every_steps = report, evaluate, every_steps
-
-    def __call__(self, engine: Engine, progress: Progress) -> None:
-        if any(_is_due(progress, every) for every in self._every_steps):
-            result = progress.result
-            self._report(
-                {"step": result.step, "loss": result.loss, "accuracy": result.accuracy, **self._evaluate.latest}
-            )
 
 
 def _is_due(progress: Progress, every_steps: int) -> bool:

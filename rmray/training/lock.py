@@ -1,4 +1,4 @@
-"""One driver a run: a lock beside the run directory, and the name of who holds it. Called by `trainer`; no Ray.
+"""One driver a run: a lock beside the run directory, and the name of who holds it. Called by `trainer`, `fit`; no Ray.
 
 The lock is the operating system's, so that it goes with the driver that held it, however that ended. Workers, which
 may outlive a killed driver by some seconds, carry their driver's token and end once another one stands in the file.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import platform
 import time
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import IO
 
 from rmray.errors import RunError
+
+logger = logging.getLogger(__name__)
 
 # What file systems without locks answer.
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
@@ -71,6 +74,7 @@ def _lock(file: IO[str], run_dir: Path) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
+        logger.warning("%s: its file system has no locks; see that no other process trains this run", run_dir)
 
 
 def _describe(text: str) -> str:

@@ -81,7 +81,6 @@ def run_loop(
         )
         end_s = clock()
         progress = Progress(result, end_s - start_s, is_last=share.step == settings.num_steps - 1)
-        start_s = end_s
         for hook in hooks:
             hook(engine, progress)
         if progress.is_last or progress.interrupted:

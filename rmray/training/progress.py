@@ -1,10 +1,11 @@
-"""Show a run while it goes: follows metrics.jsonl and events.jsonl and prints. Used by `trainer`; no Ray, no torch.
+"""Show a run while it goes: follows metrics.jsonl and events.jsonl and prints. Used by `fit`; no Ray, no torch.
 
 On a terminal a live line with bar and ETA; elsewhere plain lines, some seconds apart, that read well in a log.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import sys
@@ -220,4 +221,5 @@ class _Tail:
                 if not line.endswith(b"\n"):
                     break
                 self._offset += len(line)
-                yield json.loads(line)
+                with contextlib.suppress(json.JSONDecodeError):  # cut off by a crash
+                    yield json.loads(line)

@@ -6,10 +6,11 @@ check the run directory -> join Ray -> prepare -> look at machine and model -> c
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +21,27 @@ from rmray.connect import connected
 from rmray.data.chunks import StepSource, count_steps
 from rmray.data.prepare import PreparedSet, format_ledger, prepare_for
 from rmray.errors import RmrayError, RunError, RunInterruptedError, TrainingError
-from rmray.models.bundle.manifest import MANIFEST_NAME
+from rmray.models.bundle.manifest import MANIFEST_NAME, read_manifest
 from rmray.models.files import check_base
 from rmray.training import run_dir as runs
 from rmray.training.accounting import account, format_account
-from rmray.training.auto import Choices, Machine, ModelShape, check_capacity, choose
+from rmray.training.auto import Choices, Machine, ModelShape, check_capacity, choose, keep_choices
 from rmray.training.checkpoint import Checkpoint, CheckpointStore
 from rmray.training.events import EventLog
 from rmray.training.export import BUNDLE_DIR, export_run
 from rmray.training.fit import fit, is_finished
 from rmray.training.lock import hold_run
-from rmray.training.metrics_log import METRICS_FILE, final_figures
+from rmray.training.metrics_log import METRICS_FILE, figures_of
 from rmray.training.storage import checkpoint_place, is_url, storage_warnings, with_absolute_paths
 from rmray.training.storage_check import check_seen_by_all
 from rmray.training.worker import WorkerJob
 
+CHOICES_FILE = "choices.json"  # what `auto` came to
+
 
 @dataclass(frozen=True, slots=True)
 class TrainOutcome:
-    """A finished run. metrics: its number of steps, the last step's figures and the last held-out ones."""
+    """A finished run. metrics: number of steps, last step's and held-out figures, all of the bundle's checkpoint."""
 
     run_dir: Path
     bundle_dir: Path
@@ -77,11 +80,13 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
             before = runs.load_identity(run_dir)
             changes = runs.version_changes(before, identity) if before else []
             _warn(f"changed since this run began: {line}" for line in changes)
+            choices = _choose_as_before(run_dir, config, choices)
         _check_checkpoints(store, identity, resume=resume)
         runs.open_run(run_dir, config, identity, overwrite=overwrite)
+        runs.write_whole(run_dir / CHOICES_FILE, lambda path: path.write_text(json.dumps(asdict(choices))))
         job = _make_job(run_dir, config, choices, prepared, identity, owner)
         _say(_describe(job))
-        trained = not is_finished(store)
+        trained = not is_finished(store.newest(warn=_say))
         events = EventLog(run_dir)
         events.write("run_started", resume=resume)
         if trained:
@@ -90,16 +95,29 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
             except RmrayError as error:
                 events.write("interrupted" if isinstance(error, RunInterruptedError) else "failed", message=str(error))
                 raise
-        checkpoint = store.best() if config.checkpoint.export == "best" else store.newest(warn=_say)
+        checkpoint = store.best(warn=_say) if config.checkpoint.export == "best" else store.newest(warn=_say)
         if checkpoint is None:
             raise TrainingError("the run ended without a checkpoint", where=str(run_dir))
-        metrics = {"steps": checkpoint.step, **final_figures(run_dir / METRICS_FILE)}
-        if trained or not (run_dir / BUNDLE_DIR / MANIFEST_NAME).exists():
+        metrics = _figures(run_dir, checkpoint)
+        if trained or not _is_exported(run_dir, checkpoint):
             _export(job, checkpoint, metrics)
         events.write("finished", step=checkpoint.step)
         if trained:
             _say(format_account(account(run_dir)))
     return TrainOutcome(run_dir, run_dir / BUNDLE_DIR, metrics)
+
+
+def _choose_as_before(run_dir: Path, config: TrainConfig, choices: Choices) -> Choices:
+    """The choices of a resumed run: what `auto` came to at its start, so that batches go on being cut alike."""
+    path = run_dir / CHOICES_FILE
+    if not path.exists():
+        return choices
+    before = Choices(**json.loads(path.read_text()))
+    names = {True: "bfloat16", False: "float32"}
+    if before.bfloat16 != choices.bfloat16:
+        change = f"model.dtype ({config.model.dtype}): {names[before.bfloat16]} -> {names[choices.bfloat16]}"
+        runs.refuse([change], where=str(run_dir))
+    return keep_choices(config, before=before, now=choices)
 
 
 def _check_shared(config: TrainConfig, nodes: Sequence[Mapping[str, Any]]) -> None:
@@ -120,7 +138,21 @@ def _check_checkpoints(store: CheckpointStore, identity: Mapping[str, Any], *, r
             where=store.where,
             next_step="add --resume to go on from the newest, --overwrite to delete them, or change run.name",
         )
-    runs.refuse(runs.differences(newest.state.identity, identity), where=newest.where)
+    other = newest.state.identity
+    if not other.keys() >= {"settings", "data", "model"}:
+        runs.refuse(["it does not tell what run it is of: another rmray wrote it"], where=newest.where)
+    runs.refuse(runs.differences(other, identity), where=newest.where)
+
+
+def _figures(run_dir: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What is told of the checkpoint that becomes the bundle: its own figures, whatever came before or after it."""
+    return {"steps": checkpoint.step, **figures_of(run_dir / METRICS_FILE, checkpoint.step - 1)}
+
+
+def _is_exported(run_dir: Path, checkpoint: Checkpoint) -> bool:
+    """Whether the bundle is there, of this checkpoint: checkpoint.export may have changed since."""
+    bundle = run_dir / BUNDLE_DIR
+    return (bundle / MANIFEST_NAME).exists() and read_manifest(bundle).metrics.get("steps") == checkpoint.step
 
 
 def _look_from_a_worker(config: TrainConfig, workers_per_node: int) -> Any:
@@ -188,14 +220,15 @@ def _describe(job: WorkerJob) -> str:
 
 
 def _export(job: WorkerJob, checkpoint: Checkpoint, metrics: dict[str, Any]) -> None:
-    """Make the bundle, in a task with a worker's resources."""
+    """Make the bundle, in a task with a worker's resources, on whichever node."""
     workers = job.config.workers
     export = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_retries=0)(_export_on_worker)
-    _get(export.remote(job, str(checkpoint.model_dir), metrics))
+    _get(export.remote(job, checkpoint.step, metrics))
 
 
-def _export_on_worker(job: WorkerJob, model_dir: str, metrics: dict[str, Any]) -> None:
-    export_run(job, Path(model_dir), metrics)
+def _export_on_worker(job: WorkerJob, step: int, metrics: dict[str, Any]) -> None:
+    checkpoint = CheckpointStore(checkpoint_place(job.config)).open(step, verify=False)
+    export_run(job, checkpoint.model_dir, metrics)
 
 
 def _warn(texts: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""End a worker that gets nowhere, so that its run is started again. Started by `worker`; no Ray, no torch.
+"""End a worker that gets nowhere, so that its run is started again. Started by `fit`; no Ray, no torch.
 
 A rank that hangs (stopped, stuck in its storage, deadlocked) leaves the others waiting in a collective, and none of
 them can tell. So every rank watches its own progress: those that wait end themselves, Ray Train sees them gone and
@@ -20,11 +20,11 @@ MAX_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def beating(items: Iterable[Item], beat: Callable[[str], None], doing: str) -> Iterator[Item]:
-    """The items, with a beat before each is used and before the next is fetched."""
+    """The items, with a beat before each is used and before the next is fetched. doing: names the items."""
     for item in items:
         beat(doing)
         yield item
-        beat(doing)
+        beat(f"the data of {doing}")
 
 
 class Watchdog:

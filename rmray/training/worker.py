@@ -21,7 +21,7 @@ from rmray.config.train import TrainConfig
 from rmray.data.chunks import StepSource, eval_shares
 from rmray.data.prepared import Row
 from rmray.data.shares import StepShare
-from rmray.data.tokenizer import choose_pad_token, load_tokenizer
+from rmray.data.tokenizer import load_base_tokenizer
 from rmray.models.backbone import RewardBackbone, check_packed
 from rmray.models.base import load_reward_model
 from rmray.training.auto import Choices
@@ -35,7 +35,6 @@ from rmray.training.hooks import (
     HeedNotices,
     LogSteps,
     Remembers,
-    Report,
     SaveCheckpoints,
     StopWhenBroken,
 )
@@ -73,15 +72,13 @@ def run_worker(
     shares: Iterable[StepShare],
     *,
     deepspeed: bool = True,
-    report: Callable[[dict[str, Any]], None] = lambda figures: None,
     beat: Callable[[str], None] = lambda doing: None,
     preempted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train from a checkpoint, or from the base model, to the last step, which is evaluated and saved.
 
-    shares: this rank's, from the checkpoint's step on. deepspeed: False is the bare engine, for one process. report:
-    called on every rank alike at every evaluation and checkpoint. beat: told that the run goes on. preempted: whether
-    this rank's machine is to be taken away.
+    shares: this rank's, from the checkpoint's step on. deepspeed: False is the bare engine, for one process. beat: told
+    that the run goes on, and what comes next. preempted: whether this rank's machine is to be taken away.
     """
     config, run_dir, ranks = job.config, Path(job.run_dir), Ranks(job.choices.device)
     torch.set_num_threads(config.workers.cpus)
@@ -127,6 +124,7 @@ def run_worker(
         still_mine=lambda: still_held(run_dir, job.owner),
         on_saved=partial(_saved, events),
         on_failed=partial(_failed, events),
+        beat=partial(beat, "a checkpoint to be written"),
     )
     save = SaveCheckpoints(
         writer,
@@ -156,7 +154,6 @@ def run_worker(
         health,
         *stop_early,
         save,
-        Report(report, evaluate, (config.evaluate.every_steps, config.checkpoint.every_steps)),
     ]
     try:
         steps = beating(shares, beat, "a step")
@@ -228,6 +225,5 @@ def _save_model_extras(model: Any, base: str, directory: Path) -> None:
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.save_pretrained(directory)
-    tokenizer = load_tokenizer(base)
-    choose_pad_token(tokenizer, config.get_text_config().vocab_size)
+    tokenizer, _ = load_base_tokenizer(base)
     tokenizer.save_pretrained(directory)

@@ -110,6 +110,8 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         ([("optim.global_batch_size", "2"), ("workers.num", "4")], ["global_batch_size is 2", "workers.num 4"]),
         ([("data.eval", "[x.jsonl]"), ("data.holdout", "10")], ["exclude each other"]),
         ([("run.name", "prepared")], ["holds prepared sets"]),
+        ([("evaluate.patience", "2")], ["evaluate.patience need", "nothing is held out", "data.holdout"]),
+        ([("checkpoint.export", "best")], ["checkpoint.export: best need", "nothing is held out", "data.eval"]),
     ],
 )
 def test_arithmetic_that_does_not_work_out_is_shown(

@@ -41,7 +41,9 @@ def wait_for(condition: Callable[[], Any], *, timeout_s: float, what: str) -> An
 class TrainCommand:
     """One `rmray train CONFIG --resume`, on a Ray that runs already. environment: how it joins that."""
 
-    def __init__(self, config: TrainConfig, environment: Mapping[str, str], *arguments: str) -> None:
+    def __init__(
+        self, config: TrainConfig, environment: Mapping[str, str], *arguments: str, resume: bool = True
+    ) -> None:
         self.run_dir = Path(config.run.storage) / config.run.name
         path = Path(config.run.storage) / f"{config.run.name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,7 @@ class TrainCommand:
         self._starts_before = len(self._starts())
         with self._output.open("a") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(JOB), str(path), "--resume", *arguments],
+                [sys.executable, str(JOB), str(path), *(["--resume"] if resume else []), *arguments],
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

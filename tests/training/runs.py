@@ -1,4 +1,4 @@
-"""Whole runs without Ray, as worker jobs over generated prepared sets: what the loop suites start."""
+"""Whole runs without Ray, as worker jobs over generated prepared sets: what the loop suites start and compare."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file
 
 from rmray.config.train import TrainConfig
 from rmray.data.chunks import StepSource, count_steps, local_steps
@@ -19,6 +22,7 @@ from rmray.training.storage import checkpoint_place
 from rmray.training.worker import WorkerJob, run_worker
 
 PAD_ID = 0
+TIMING = ("seconds", "pairs_per_s", "tokens_per_s", "eval_seconds", "time")
 
 
 def make_job(
@@ -100,3 +104,32 @@ def rows_of_steps(run_dir: Path, world_size: int) -> dict[int, list[str]]:
         for line in read_metrics(run_dir / f"rows-{rank}-of-{world_size}.jsonl"):
             rows.setdefault(line["step"], []).extend(line["row_ids"])
     return {step: sorted(row_ids) for step, row_ids in rows.items()}
+
+
+def untimed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
+
+
+def steps_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in lines if "eval_loss" not in line]
+
+
+def final_weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run_dir / "checkpoints" / f"step-{step:08d}" / "model" / "model.safetensors")
+
+
+def saved_tensors(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
+    """Weights and moments."""
+    files = (run_dir / "checkpoints" / f"step-{step:08d}").rglob("*.safetensors")
+    return {name: tensor for path in files for name, tensor in load_file(path).items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def distances(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> Iterator[tuple[str, float]]:
+    """||got - want|| / ||want|| of all weights together and of each tensor."""
+    for names in (list(want), *([name] for name in want)):
+        a, b = (torch.cat([weights[name].double().flatten() for name in names]) for weights in (got, want))
+        yield names[0] if len(names) == 1 else "all", float((a - b).norm() / b.norm())

@@ -41,12 +41,12 @@ def test_a_run_over_two_drivers_with_two_breaks(tmp_path: Path) -> None:
     assert figures.steps_s == 4.0
     assert figures.evaluations_s == 3.0
     assert figures.checkpoints_s == 2.25
-    assert figures.recoveries_s == (25.0, 70.0)
+    assert figures.recoveries_s == (25.0, 30.0)
     assert figures.lost_steps == 4
     assert figures.useful_share == pytest.approx(0.04)
     text = format_account(figures)
     assert "4.0% steps" in text
-    assert "2 break(s), median 48 s" in text
+    assert "2 break(s), median 28 s" in text
 
 
 def test_a_run_that_never_began_costs_nothing(tmp_path: Path) -> None:

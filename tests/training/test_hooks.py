@@ -15,7 +15,6 @@ from rmray.training.hooks import (
     Evaluate,
     HeedNotices,
     LogSteps,
-    Report,
     SaveCheckpoints,
     StopWhenBroken,
     step_line,
@@ -44,6 +43,7 @@ class Writer:
     def __init__(self) -> None:
         self.saved: list[TrainingState] = []
         self.finished = False
+        self.last_failed = False
 
     def save(self, state: TrainingState) -> None:
         self.saved.append(state)
@@ -116,18 +116,17 @@ def test_a_resumed_guard_goes_on_counting(engine: TorchEngine) -> None:
         StopWhenBroken(2)(engine, progress(5, applied=False))
 
 
-def test_checkpoints_and_reports_come_when_due_and_after_the_last_step(engine: TorchEngine) -> None:
-    guard, told, writer = StopWhenBroken(), list[dict[str, Any]](), Writer()
+def test_checkpoints_come_when_due_and_after_the_last_step(engine: TorchEngine) -> None:
+    guard, writer = StopWhenBroken(), Writer()
     evaluate = Evaluate(list, Objective(), every_steps=3, pooling="last", log=None)
-    save, report = saving(writer, evaluate, guard), Report(told.append, evaluate, (3, 4))
+    save = saving(writer, evaluate, guard)
     for step in range(10):
         now = progress(step, is_last=step == 9)
-        for hook in (guard, evaluate, save, report):
+        for hook in (guard, evaluate, save):
             hook(engine, now)
     assert [state.step for state in writer.saved] == [4, 8, 10]
     assert [state.finished for state in writer.saved] == [False, False, True]
     assert writer.finished
-    assert [figures["step"] for figures in told] == [2, 3, 5, 7, 8, 9]
     last = writer.saved[-1]
     assert (last.identity, last.seed, last.evaluation) == ({"is": "this"}, 7, None)
     assert last.memory == {"some": {"count": 3}, "best": {"eval_accuracy": None}}
@@ -145,6 +144,16 @@ def test_a_better_evaluation_is_saved_though_no_checkpoint_is_due(engine: TorchE
     resumed = saving(writer, evaluate, StopWhenBroken(), every_steps=5, keep_best=True, memory={"eval_accuracy": 0.72})
     resumed(engine, progress(6))
     assert len(writer.saved) == 4
+
+
+def test_a_best_that_could_not_be_saved_is_not_the_best(engine: TorchEngine) -> None:
+    writer, evaluate = Writer(), Evaluated({0: 0.6, 1: 0.8, 2: 0.7, 3: 0.75, 4: 0.74})
+    save = saving(writer, evaluate, StopWhenBroken(), every_steps=100, keep_best=True)
+    for step in range(5):
+        writer.last_failed = step == 1
+        for hook in (evaluate, save):
+            hook(engine, progress(step))
+    assert [state.step for state in writer.saved] == [1, 2, 3, 4]
 
 
 def test_a_request_to_stop_saves_and_ends_the_run_unfinished(engine: TorchEngine, tmp_path: Path) -> None:

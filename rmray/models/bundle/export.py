@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from rmray.data.render import Renderer, RenderRules
-from rmray.data.tokenizer import template_hash, tokenizer_hash
+from rmray.data.tokenizer import PadChoice, template_hash, tokenizer_hash
 from rmray.errors import BundleError
 from rmray.models.bundle.card import write_card
 from rmray.models.bundle.classifier import plain_pooling
@@ -70,6 +70,7 @@ def export_bundle(
     reference_source: str = "held-out comparisons",
     unfinished: Unfinished | None = None,
     license: str | None = None,
+    pad: PadChoice | None = None,
     overwrite: bool = False,
     device: torch.device | str = "cpu",
 ) -> BundleInfo:
@@ -77,8 +78,9 @@ def export_bundle(
 
     reference: requests whose scores rewards are normalised against. goldens: requests kept with their ids and scores;
     none: a few are chosen from `reference`, beside fixed probes. rules: how training rendered. base, data_hashes,
-    metrics, license: for readers. overwrite: replace an existing bundle. device: where `reference` is scored; goldens
-    are scored by plain transformers on the CPU in a process of its own, and by rmray's forward, which must agree.
+    metrics, license: for readers. pad: how the pad token was chosen, where that was before training: the trained
+    model's tokenizer has it already. overwrite: replace an existing bundle. device: where `reference` is scored;
+    goldens are scored by plain transformers on the CPU in its own process, and by rmray's forward, which must agree.
     Raises BundleError: files that are no scalar reward model, a reference that cannot normalise, or disagreement.
     """
     source, directory = Path(model_dir), Path(directory)
@@ -90,6 +92,12 @@ def export_bundle(
         raise BundleError("cannot write here", where=str(directory), why=str(error)) from error
     try:
         files = copy_model(source, work)
+        if pad is not None and (pad.token, pad.id) != (files.pad.token, files.pad.id):
+            raise BundleError(
+                f"the pad token is {files.pad.token!r} ({files.pad.id}), and {pad.token!r} ({pad.id}) was chosen",
+                where=str(source),
+                why="the base model, or its tokenizer, has changed since training began",
+            )
         rules = replace(rules, pad_id=files.pad.id)
         if rules.template_hash != template_hash(files.tokenizer):
             raise BundleError(
@@ -132,7 +140,7 @@ def export_bundle(
             dtype=main_dtype(files.headers),
             render_rules=asdict(rules),
             tokenizer_hash=encoder.tokenizer_hash,
-            pad=asdict(files.pad),
+            pad=asdict(pad or files.pad),
             unfinished=encoder.unfinished,
             reference=statistics,
             base_model=base,

@@ -7,6 +7,7 @@ no process holds a whole large model.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,6 +36,7 @@ MAX_FAILURES_IN_A_ROW = 3
 WAITED_FOR_S = 2.0  # what takes less is not worth losing more than one interval for
 SHARE_OF_FREE_MEMORY = 0.25
 PARTS_TIMEOUT_S = 600.0
+SECONDS_BETWEEN_MEETINGS = 1.0
 
 
 def free_bytes() -> int:
@@ -57,6 +59,8 @@ class CheckpointWriter:
     seconds from `save` to completion) and on_failed(step, message). These four are called on rank 0 alone, and from its
     thread: never two at once, but while the loop runs.
 
+    beat: called about once a second while a save is waited for, on every rank.
+
     blocked_s: seconds that the loop has waited for saving so far, on this rank.
     """
 
@@ -75,6 +79,7 @@ class CheckpointWriter:
         max_shard_bytes: int = MAX_SHARD_BYTES,
         parts_timeout_s: float = PARTS_TIMEOUT_S,
         free_bytes: Callable[[], int] = free_bytes,
+        beat: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._engine, self._ranks, self._store = engine, engine.ranks, store
@@ -82,7 +87,7 @@ class CheckpointWriter:
         self._extras, self._still_mine = Extras(save_model_extras), still_mine
         self._on_saved, self._on_failed = on_saved, on_failed
         self._max_shard_bytes, self._parts_timeout_s = max_shard_bytes, parts_timeout_s
-        self._free_bytes, self._clock = free_bytes, clock
+        self._free_bytes, self._beat, self._clock = free_bytes, beat, clock
         self._room = Room()
         self._job: WriteJob | None = None
         self._failures = 0
@@ -117,22 +122,34 @@ class CheckpointWriter:
         finally:
             self.blocked_s += self._clock() - begin_s
 
+    @property
+    def last_failed(self) -> bool:
+        """Whether the last save that was waited for has failed; the same on every rank."""
+        return self._last_fault is not None
+
     def _settle(self) -> None:
         """Wait for the job that runs, and agree on how it ended."""
         job, self._job = self._job, None
         if job is None:
             return
-        job.written.wait()
+        self._wait_together(job.written)
         faults = [fault for fault in self._ranks.gather(job.fault) if fault]
-        if job.finish:
-            if faults:
-                job.finish.fail(faults)
-            job.done.wait()
+        if job.finish and faults:
+            job.finish.fail(faults)
+        self._wait_together(job.done if job.finish else None)
         outcome: Outcome | None = self._ranks.gather(job.finish and job.finish.outcome)[0]
         self._last_fault = outcome.fault if outcome else "rank 0's writer has failed"
         self._failures = self._failures + 1 if self._last_fault else 0
         if self._last_fault and self._failures >= MAX_FAILURES_IN_A_ROW:
             self._raise(f"{self._failures} checkpoints in a row", self._last_fault)
+
+    def _wait_together(self, event: threading.Event | None) -> None:
+        """Return once every rank's event is set. None: nothing to wait for here.
+
+        Ranks meet every second, so that none waits long in a collective and all beat, however long a storage takes.
+        """
+        while not all(self._ranks.gather(event is None or event.wait(SECONDS_BETWEEN_MEETINGS))):
+            self._beat()
 
     def _raise(self, what: str, fault: str) -> NoReturn:
         raise TrainingError(
