@@ -51,9 +51,9 @@ PLAIN: dict[str, Any] = {
     "evaluate": {"every_steps": 50},
 }
 # The default warm-up and schedule. AdamW's first updates are nearly lr x sign(gradient): where a gradient is about as
-# small as eps, the rounding of its sum may move a weight by 0.03 lr. That was seen in a model of four layers: one weight
-# in 59,200 made three quarters of the whole distance, and none at eps 1e-6. At lr 1e-4 even such a weight leaves 1e-6
-# norm-wise untouched; without one it holds up to 1e-3 at least. At 1e-2 rounding grows from step to step.
+# small as eps, the rounding of its sum may move a weight by 0.03 lr. That was seen in a model of four layers: one of
+# 59,200 weights made three quarters of the whole distance, and none at eps 1e-6. At lr 1e-4 even such a weight leaves
+# 1e-6 norm-wise untouched; without one it holds up to 1e-3 at least. At 1e-2 rounding grows from step to step.
 GENTLE: dict[str, Any] = {
     "optim": {"lr": 1e-4, "max_steps": STEPS, "global_batch_size": BATCH},
     "checkpoint": saving(10),
