@@ -85,26 +85,17 @@ def feed_steps(source: StepSource, *, world_size: int, start_step: int = 0) -> l
 def open_steps(
     shard: ray.data.DataIterator, *, rank: int, world_size: int, num_steps: int
 ) -> tuple[int, Iterator[StepShare]]:
-    """The step that the stream begins with, the same for every rank, and this rank's shares from there on.
+    """The step that the stream begins with, and this rank's shares from there to the last step, `num_steps` - 1.
 
-    So the stream, which is planned in one place, tells all ranks where to begin. Raises as `iter_steps`.
+    So the stream, which is planned in one place, tells the ranks where to begin; that all begin alike is for them to
+    check. Raises TrainingError where a share is missing, early, another rank's or not what was planned; and whatever
+    error the planning raised.
     """
     payloads = _payloads(shard)
     first = next(payloads, None)
     start_step = num_steps if first is None else first_step(first)
     waiting = [] if first is None else [first]
     return start_step, _check_steps(chain(waiting, payloads), rank, world_size, start_step, num_steps)
-
-
-def iter_steps(
-    shard: ray.data.DataIterator, *, rank: int, world_size: int, start_step: int, num_steps: int
-) -> Iterator[StepShare]:
-    """The shares of one rank from `start_step` to the run's last step, `num_steps` - 1, as they arrive.
-
-    Raises TrainingError where a share is missing, early, another rank's or not what was planned; and whatever error
-    the planning raised.
-    """
-    return _check_steps(_payloads(shard), rank, world_size, start_step, num_steps)
 
 
 def _check_steps(

@@ -31,7 +31,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 from rmray.config.train import TrainConfig
 from rmray.connect import probe
 from rmray.data.stream import SHARD_NAME, TrainingDataConfig, open_steps
-from rmray.errors import BundleError, ClusterError, RmrayError, RunError, RunInterruptedError
+from rmray.errors import BundleError, ClusterError, RmrayError, RunError, RunInterruptedError, TrainingError
 from rmray.training.auto import Choices
 from rmray.training.checkpoint import Checkpoint, CheckpointStore
 from rmray.training.engine import Ranks
@@ -231,6 +231,7 @@ def _train_on_worker(payload: dict[str, Any]) -> None:
                 world_size=ranks.world_size,
                 num_steps=job.num_steps,
             )
+            _check_agreed(start_step, ranks)
             store = CheckpointStore(checkpoint_place(job.config))
             checkpoint = store.open(start_step, verify=False) if start_step else None
             if is_finished(checkpoint):
@@ -241,6 +242,17 @@ def _train_on_worker(payload: dict[str, Any]) -> None:
         if not isinstance(fault, RmrayError) or isinstance(fault, (RunError, BundleError)):
             raise  # storage that is away may come back: Ray Train tries again
         write_fault(run_dir, fault)  # and end as if all were well: Ray Train must not try again
+
+
+def _check_agreed(start_step: int, ranks: Ranks) -> None:
+    steps = ranks.gather(start_step)
+    if len(set(steps)) > 1:
+        raise TrainingError(
+            "the ranks were told to begin with different steps",
+            where=f"steps {', '.join(map(str, steps))} of ranks 0 to {len(steps) - 1}",
+            why="batches must arrive in the planned order, and these did not",
+            next_step="resume from the last checkpoint; should it happen again, report it with the version of ray",
+        )
 
 
 def _leave_hanging(run_dir: Path, rank: int, doing: str, waited_s: float) -> None:

@@ -21,7 +21,7 @@ import ray
 from ray._private.internal_api import memory_summary
 
 from rmray.data.chunks import StepSource, count_steps
-from rmray.data.stream import feed_steps, iter_steps
+from rmray.data.stream import feed_steps, open_steps
 
 STORE_BYTES = 80 * 2**20  # about the smallest that Ray allows
 NUM_RANKS = 2
@@ -37,7 +37,8 @@ class Rank:
     def read(self, shard: Any, source: StepSource, rank: int) -> list[list[list[str]]]:
         num_steps = count_steps(source).num_steps
         steps = []
-        for share in iter_steps(shard, rank=rank, world_size=NUM_RANKS, start_step=0, num_steps=num_steps):
+        _, shares = open_steps(shard, rank=rank, world_size=NUM_RANKS, num_steps=num_steps)
+        for share in shares:
             steps.append([[row.row_id for row in micro_batch] for micro_batch in share.micro_batches])
             time.sleep(STEP_S)  # a forward and a backward
         return steps

@@ -17,7 +17,7 @@ import ray.data
 
 from rmray.data.chunks import ChunkPlanner, StepSource, count_steps, local_steps
 from rmray.data.shares import StepShare
-from rmray.data.stream import SHARD_NAME, TrainingDataConfig, feed_steps, iter_steps
+from rmray.data.stream import SHARD_NAME, TrainingDataConfig, feed_steps, open_steps
 from rmray.errors import DataError, TrainingError
 from tests.data.prepared_sets import random_rows, write_prepared
 
@@ -81,7 +81,9 @@ def read_steps(
     shard: Any, source: StepSource, *, rank: int = 0, world_size: int = 1, start_step: int = 0
 ) -> Iterator[StepShare]:
     num_steps = count_steps(source).num_steps
-    return iter_steps(shard, rank=rank, world_size=world_size, start_step=start_step, num_steps=num_steps)
+    found, shares = open_steps(shard, rank=rank, world_size=world_size, num_steps=num_steps)
+    assert found == start_step
+    return shares
 
 
 def read_all(
@@ -118,7 +120,7 @@ def test_ranks_of_different_speeds_receive_exactly_what_was_planned(prepared_dir
 def test_a_finished_run_has_nothing_left_to_feed(prepared_dir, ray_cluster):
     source = source_of(prepared_dir)
     (shard,) = feed_steps(source, world_size=1, start_step=70)
-    assert list(read_steps(shard, source, start_step=70)) == []
+    assert list(read_steps(shard, source, start_step=count_steps(source).num_steps)) == []
 
 
 def test_the_drivers_other_datasets_keep_their_settings(prepared_dir, ray_cluster):
@@ -146,11 +148,12 @@ def test_shares_out_of_turn_are_refused(prepared_dir):
     first, second = (list(planner.plan(step, step + 3, world_size=2)) for step in (0, 3))
     refused = {
         "rank 1, expected 0": [first[0], second[1]],
-        "step 3, expected 0": [second[0], first[0]],
         "step 0, expected 3": [first[0], first[0]],
         "up to step 3 of 6": [first[0]],
     }
     assert len(list(read_steps(ListShard([first[0], second[0]]), source, world_size=2))) == 6
+    with pytest.raises(TrainingError, match="step 0, expected 6"):
+        list(read_steps(ListShard([second[0], first[0]]), source, world_size=2, start_step=3))
     for message, payloads in refused.items():
         with pytest.raises(TrainingError, match=message):
             list(read_steps(ListShard(payloads), source, world_size=2))
