@@ -83,8 +83,10 @@ def fit(job: WorkerJob, store: CheckpointStore, events: EventLog) -> None:
             except ray.exceptions.RayError as error:
                 raise_fault(run_dir)
                 unsteered_in_a_row = 0 if set(store.list()) - before else unsteered_in_a_row + 1
-                if probe(address) == "silent" or unsteered_in_a_row > job.config.workers.max_failures:
+                if probe(address) == "silent":
                     raise _cluster_lost(address, _newest_step(store), error) from error
+                if unsteered_in_a_row > job.config.workers.max_failures:
+                    raise what_failed(run_dir, {}, str(error)) from error
                 continue
             raise_fault(run_dir)
             if not is_finished(store.newest(verify=False)):

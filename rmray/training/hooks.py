@@ -85,7 +85,8 @@ class HeedNotices:
 
     def __call__(self, engine: Engine, progress: Progress) -> None:
         if progress.result.flagged:
-            kinds = {kind for part in engine.ranks.gather(self._notices.take()) for kind in part}
+            kinds = {kind for part in engine.ranks.gather(self._notices.pending()) for kind in part}
+            self._notices.heard(kinds)
             progress.save_now = True
             progress.interrupted = STOP in kinds and not progress.is_last
 

@@ -5,7 +5,7 @@ What one rank hears, all learn in the step's first reduction: see `step` and `ho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 STOP_FILE = "stop-requested"
@@ -34,8 +34,6 @@ class Notices:
         heard = {PREEMPTED: self._preempted(), STOP: self._stop_file.exists()}
         return [kind for kind, here in heard.items() if here and kind not in self._told]
 
-    def take(self) -> list[str]:
-        """The same, told from now on."""
-        kinds = self.pending()
+    def heard(self, kinds: Iterable[str]) -> None:
+        """Count these as told, whichever rank heard of them first: all ranks have acted on them."""
         self._told.update(kinds)
-        return kinds

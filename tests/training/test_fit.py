@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import ray.train
 
-from rmray.errors import DataError, RunError, RunInterruptedError, TrainingError
+from rmray.errors import ClusterError, DataError, RunError, RunInterruptedError, TrainingError
 from rmray.training import fit as module
 from rmray.training.auto import Choices, keep_choices
 from rmray.training.checkpoint import CheckpointStore
@@ -92,6 +93,30 @@ def test_a_series_that_brought_a_checkpoint_is_followed_by_another(run: Any) -> 
 def test_a_series_that_brought_none_is_the_last(run: Any) -> None:
     with pytest.raises(TrainingError, match="without getting to another checkpoint"):
         run(FakeStore(100), fails)
+
+
+def unsteered() -> None:
+    raise ray.exceptions.RayError("the controller was killed")
+
+
+def test_a_run_survives_the_actor_that_steers_it(run: Any) -> None:
+    store = FakeStore(100)
+
+    def ends() -> None:
+        store.finished = True
+
+    run(store, *[unsteered] * 3, ends)  # max_failures is 3
+    store.finished = False
+    with pytest.raises(TrainingError, match="the controller was killed"):
+        run(store, *[unsteered] * 4)
+
+
+def test_a_run_whose_cluster_is_gone_says_so(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "probe", lambda address: "silent")
+    with pytest.raises(ClusterError, match="cluster that trained this run is gone") as raised:
+        run(FakeStore(100), unsteered)
+    assert "step 100 is saved" in str(raised.value)
+    assert "--resume" in str(raised.value)
 
 
 def test_a_fault_of_ours_is_raised_as_it_was_and_ends_the_run(run: Any) -> None:

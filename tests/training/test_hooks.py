@@ -21,7 +21,7 @@ from rmray.training.hooks import (
 )
 from rmray.training.loop import Progress
 from rmray.training.metrics_log import METRICS_FILE, MetricsLog, read_metrics
-from rmray.training.notices import Notices, request_stop
+from rmray.training.notices import PREEMPTED, Notices, request_stop
 from rmray.training.step import Objective, StepResult
 from tests.training.toys import ToyBackbone
 
@@ -188,3 +188,16 @@ def test_a_preemption_saves_once_and_goes_on(engine: TorchEngine, tmp_path: Path
         assert not now.interrupted
     assert [state.step for state in writer.saved] == [1]
     assert not writer.finished
+
+
+def test_a_preemption_that_ranks_hear_of_one_after_the_other_saves_once(
+    engine: TorchEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draining: list[str] = []
+    notices = Notices(tmp_path, preempted=lambda: bool(draining))
+    monkeypatch.setattr(engine.ranks, "gather", lambda mine: [mine, [PREEMPTED]])
+    first = progress(0, flagged=True)
+    HeedNotices(notices)(engine, first)
+    draining.append("node")
+    assert first.save_now
+    assert notices.pending() == []
