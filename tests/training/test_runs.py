@@ -27,12 +27,13 @@ from rmray.training.events import EventLog, read_events
 from rmray.training.metrics_log import METRICS_FILE, read_metrics
 from rmray.training.notices import forget_stop, request_stop
 from rmray.training.storage import checkpoint_place
-from rmray.training.trainer import _check_checkpoints, _figures
+from rmray.training.trainer import _check_checkpoints, _figures, _is_exported
 from rmray.training.worker import WorkerJob, run_worker
 from tests.conftest import TINY_TEXTS
 from tests.data.prepared_sets import random_rows, write_prepared
-from tests.training.checkpoint.helpers import make_writer, state_at, trained
+from tests.training.checkpoint.helpers import make_writer, save, state_at, trained
 from tests.training.commands import assert_same_run, curve
+from tests.training.finished import finish, make_config
 from tests.training.runs import make_job, run_job
 
 STEPS = 40
@@ -184,6 +185,17 @@ class TestBestCheckpoint:
             }.items() <= checkpoint.state.evaluation.items()
             assert (told["steps"], told["loss"]) == (checkpoint.step, lines[checkpoint.step - 1]["loss"])
         assert _figures(tmp_path / "run", best)["eval_accuracy"] > _figures(tmp_path / "run", newest)["eval_accuracy"]
+
+    def test_a_bundle_is_made_anew_where_another_checkpoint_is_to_be_it(self, tmp_path: Path) -> None:
+        config = make_config(tmp_path)
+        run_dir = tmp_path / config.run.name
+        store = CheckpointStore(run_dir / "checkpoints")
+        for step in (5, 6):
+            save(trained(), store, step)
+        assert not _is_exported(run_dir, store.open(6))
+        finish(config, {"steps": 6.0})
+        assert _is_exported(run_dir, store.open(6))
+        assert not _is_exported(run_dir, store.open(5))
 
     def test_a_resumed_run_knows_what_was_best(self, sets: Path, tmp_path: Path) -> None:
         whole, broken = (self.job(tmp_path / name, sets) for name in ("whole", "broken"))
