@@ -56,9 +56,10 @@ PLAIN: dict[str, Any] = {
 # 1e-6 norm-wise untouched; without one it holds up to 1e-3 at least. At 1e-2 rounding grows from step to step.
 GENTLE: dict[str, Any] = {
     "optim": {"lr": 1e-4, "max_steps": STEPS, "global_batch_size": BATCH},
-    "checkpoint": saving(10),
+    "checkpoint": saving(STEPS),
     **NO_EVALUATION,
 }
+BROKEN_OFF = GENTLE | {"checkpoint": saving(10)}
 CURVE_TOLERANCE = 1e-5  # fp32, sums in another order; seen: 1e-6 of each figure
 WEIGHT_TOLERANCE = 1e-6  # norm-wise, over all weights and for each tensor; seen: 5e-9 and 4e-8
 FACTS = ("step", "epoch", "lr", "pairs", "comparisons", "tokens", "row_ids_hash", "ties")
@@ -76,7 +77,7 @@ def margins_from_data() -> dict[str, Any]:
 def one_rank(rank: int, world_size: int, directory: Path) -> dict[str, Any]:
     base, even = directory / "base", directory / "set"
     runs = {"1-stage-0": run_job(make_job(directory / "1-stage-0", base, even, **GENTLE))}
-    runs["elastic"] = run_job(make_job(directory / "elastic", base, even, stage=0, **GENTLE), killed_at=25)
+    runs["elastic"] = run_job(make_job(directory / "elastic", base, even, stage=0, **BROKEN_OFF), killed_at=25)
     runs["bf16-1"] = run_job(make_job(directory / "bf16-1", base, even, bfloat16=True, max_tokens=1, **short()))
     return runs
 
@@ -87,7 +88,7 @@ def two_ranks(rank: int, world_size: int, directory: Path) -> dict[str, Any]:
     for stage in (2, 3):
         name = f"2-stage-{stage}"
         runs[name] = run_job(make_job(directory / name, base, even, stage=stage, **GENTLE))
-    runs["elastic"] = run_job(make_job(directory / "elastic", base, even, stage=3, **GENTLE), killed_at=15)
+    runs["elastic"] = run_job(make_job(directory / "elastic", base, even, stage=3, **BROKEN_OFF), killed_at=15)
     for stage in (0, 2, 3):
         runs[f"whole-{stage}"] = run_job(make_job(directory / f"whole-{stage}", base, even, stage=stage, **short()))
         resumed = make_job(directory / f"resumed-{stage}", base, even, stage=stage, **short())
@@ -95,12 +96,11 @@ def two_ranks(rank: int, world_size: int, directory: Path) -> dict[str, Any]:
         runs[f"resumed-{stage}"] = run_job(resumed)
     again = make_job(directory / "recomputed", base, even, stage=3, gradient_checkpointing=True, **short())
     runs["recomputed"] = run_job(again)
-    runs["bf16"] = run_job(make_job(directory / "bf16", base, even, stage=3, bfloat16=True, **short()))
     rows = make_job(directory / "bf16-2", base, even, stage=3, bfloat16=True, max_tokens=1, **short())
     runs["bf16-2"] = run_job(rows)
-    poisoned = make_job(directory / "poisoned", base, directory / "poisoned-set", stage=3, **margins_from_data())
+    poisoned = make_job(directory / "poisoned", base, directory / "poisoned-set", stage=2, **margins_from_data())
     runs["poisoned"] = run_job(poisoned)
-    hopeless = make_job(directory / "hopeless", base, directory / "hopeless-set", stage=3, **margins_from_data())
+    hopeless = make_job(directory / "hopeless", base, directory / "hopeless-set", stage=0, **margins_from_data())
     try:
         run_job(hopeless)
     except TrainingError as error:
@@ -113,7 +113,7 @@ def three_ranks(rank: int, world_size: int, directory: Path) -> dict[str, Any]:
     return {
         "three": run_job(make_job(directory / "three", base, even, stage=2, **PLAIN)),
         "3-stage-3": run_job(make_job(directory / "3-stage-3", base, even, stage=3, **GENTLE)),
-        "elastic": run_job(make_job(directory / "elastic", base, even, stage=2, **GENTLE)),
+        "elastic": run_job(make_job(directory / "elastic", base, even, stage=2, **BROKEN_OFF)),
     }
 
 
@@ -252,16 +252,16 @@ def test_recomputed_activations_draw_the_same_curve(runs: dict[str, Any]) -> Non
 
 
 def test_bfloat16_follows_closely_but_not_exactly(runs: dict[str, Any], directory: Path) -> None:
-    pairs = list(zip(steps_of(runs["bf16"]), steps_of(runs["whole-3"]), strict=True))
+    pairs = list(zip(steps_of(runs["bf16-2"]), steps_of(runs["whole-3"]), strict=True))
     assert all(got["loss"] == pytest.approx(want["loss"], abs=0.03) for got, want in pairs)
     assert any(got["loss"] != want["loss"] for got, want in pairs)
-    saved = final_weights(directory / "bf16", SHORT)
+    saved = final_weights(directory / "bf16-2", SHORT)
     assert {weight.dtype for weight in saved.values()} == {torch.float32}
     assert any(not torch.equal(weight, weight.bfloat16().float()) for weight in saved.values())
 
 
 def test_bfloat16_is_as_exact_over_ranks_where_the_forwards_are_the_same(runs: dict[str, Any]) -> None:
-    # One row a micro-batch. Elsewhere a forward's bfloat16 rounding hangs on what is packed with what.
+    # One row a micro-batch: elsewhere a forward's bfloat16 rounding hangs on what is packed with what.
     check_curve(runs["bf16-2"], runs["bf16-1"])
 
 
