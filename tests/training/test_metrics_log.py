@@ -33,6 +33,8 @@ def test_a_resumed_run_forgets_what_it_will_write_anew(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": s, "loss": 1.0}) + "\n" for s in range(5)) + '{"step": 5, "lo')
     assert [line["step"] for line in read_metrics(path)] == [0, 1, 2, 3, 4]
+    forget_from(path, 5)
+    assert path.read_text().endswith('{"step": 4, "loss": 1.0}\n')
     with path.open("a") as held:
         forget_from(path, 3)
         held.write('{"step": 3, "loss": 2.0}\n')
