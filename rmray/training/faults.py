@@ -8,6 +8,7 @@ restarts.
 from __future__ import annotations
 
 import json
+import traceback
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from rmray.errors import (
 
 FAULT_FILE = "fault.json"
 MAX_CHARS = 2000
+COLLECTIVES = ("torch.distributed", "deepspeed")  # whose modules run them
 KINDS: dict[str, type[RmrayError]] = {
     kind.__name__: kind
     for kind in (BundleError, ClusterError, ConfigError, DataError, ModelError, RunError, TrainingError)
@@ -59,6 +61,15 @@ def raise_fault(run_dir: Path) -> None:
 
 def forget_fault(run_dir: Path) -> None:
     (run_dir / FAULT_FILE).unlink(missing_ok=True)
+
+
+def is_of_another_rank(error: BaseException) -> bool:
+    """Whether a collective failed at the bottom of this, as where another rank is gone: then trying again helps."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = list(traceback.walk_tb(error.__traceback__))
+    module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+    return str(module).startswith(COLLECTIVES)
 
 
 def what_failed(run_dir: Path, worker_failures: Mapping[int, Exception], summary: str) -> RmrayError:

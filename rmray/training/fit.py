@@ -36,7 +36,7 @@ from rmray.training.auto import Choices
 from rmray.training.checkpoint import Checkpoint, CheckpointStore
 from rmray.training.engine import Ranks
 from rmray.training.events import EventLog
-from rmray.training.faults import forget_fault, has_fault, raise_fault, what_failed, write_fault
+from rmray.training.faults import forget_fault, has_fault, is_of_another_rank, raise_fault, what_failed, write_fault
 from rmray.training.lock import still_held
 from rmray.training.notices import forget_stop, request_stop
 from rmray.training.progress import follow, make_display
@@ -243,6 +243,8 @@ def _train_on_worker(payload: dict[str, Any]) -> None:
         fault = getattr(error, "cause", error)  # what planning raised, out of the wrapping of its actor
         if not isinstance(fault, RmrayError) or isinstance(fault, (RunError, BundleError)):
             raise  # storage that is away may come back: Ray Train tries again
+        if is_of_another_rank(fault):
+            raise  # it broke off what this rank was doing, be it loading the model
         write_fault(run_dir, fault)  # and end as if all were well: Ray Train must not try again
 
 
