@@ -173,7 +173,8 @@ def test_workers_checkpoints_evaluations_and_storage_may_change(tmp_path: Path) 
         "checkpoint": {"every_steps": 7, "storage": "s3://bucket/runs", "keep_best": False, "background": True},
         "evaluate": {"every_steps": 9, "patience": 2},
     }
-    assert differences(identity(tmp_path), identity(tmp_path, **changed)) == []
+    data = {"data": {"train": ["a"], "holdout": 0.1}}
+    assert differences(identity(tmp_path, **data), identity(tmp_path, **data, **changed)) == []
 
 
 def test_the_record_tells_seed_data_model_code_and_versions(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_it_fires_only_where_nothing_came_for_the_whole_time() -> None:
     assert hangs == []
     clock.now_s += 0.5
     dog.look()
-    assert hangs == [("a step", 30.5)]
+    assert hangs == [("the data of a step", 30.5)]
 
 
 def test_a_fetch_that_hangs_is_seen() -> None:
