@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rmray.data.order import Int64, StepCount, WindowOrder, WindowSequence, hash_row_ids, order_window, order_windows
-from rmray.data.packing import Shapes, join_shapes, measure_shapes, plan_step
+from rmray.data.packing import ATTENDED_PER_TOKEN, Shapes, join_shapes, measure_shapes, plan_step
 from rmray.data.prepared import COMPARISON_COLUMNS, Row, Split, Window, load_manifest, rows_from_table
 from rmray.data.shares import StepFacts, StepShare, decode_share, encode_share
 from rmray.errors import DataError
@@ -34,6 +34,7 @@ class StepSource:
     prepared_dir: a prepared set that every node sees. global_batch_size: comparisons per step, over all workers.
     max_micro_batch_tokens: computed tokens of one forward of one worker. max_steps: cuts the run short. shared_prefix:
     False where the forward pads: then a prompt is computed once for each of its completions, and counted so.
+    attended_per_token: what attention costs on this model (see `packing`); it decides the balance alone.
     """
 
     prepared_dir: str
@@ -43,6 +44,7 @@ class StepSource:
     epochs: int = 1
     max_steps: int | None = None
     shared_prefix: bool = True
+    attended_per_token: int = ATTENDED_PER_TOKEN
 
 
 def count_steps(source: StepSource) -> StepCount:
@@ -88,9 +90,13 @@ class ChunkPlanner:
         rows = self._read_steps(first_step, stop_step)
         bounds = np.searchsorted(rows.steps_N, np.arange(first_step, stop_step + 1)).tolist()
         slices = [slice(low, high) for low, high in pairwise(bounds)]
-        max_tokens = self._source.max_micro_batch_tokens
         plans = [
-            plan_step(rows.shapes.take(part), world_size=world_size, max_micro_batch_tokens=max_tokens)
+            plan_step(
+                rows.shapes.take(part),
+                world_size=world_size,
+                max_micro_batch_tokens=self._source.max_micro_batch_tokens,
+                attended_per_token=self._source.attended_per_token,
+            )
             for part in slices
         ]
         row_ids = rows.table["row_id"].to_pylist()
@@ -173,12 +179,13 @@ def eval_shares(
     max_micro_batch_tokens: int,
     max_comparisons: int | None = None,
     shared_prefix: bool = True,
+    attended_per_token: int = ATTENDED_PER_TOKEN,
 ) -> Iterator[tuple[Row, ...]]:
     """The held-out micro-batches of one rank, as many as on every other rank, some perhaps empty.
 
     Every held-out comparison (or the first `max_comparisons` of the set's hashed layout: a fixed, arbitrary sample)
-    goes to exactly one rank. Each rank reads the windows itself, one at a time. shared_prefix: as in StepSource. Needs
-    no Ray; yields nothing where nothing is held out.
+    goes to exactly one rank. Each rank reads the windows itself, one at a time. shared_prefix, attended_per_token: as
+    in StepSource. Needs no Ray; yields nothing where nothing is held out.
     """
     directory = Path(prepared_dir)
     held_out = load_manifest(directory).eval
@@ -187,7 +194,12 @@ def eval_shares(
         table = _read_table(directory, window).slice(0, left)
         left -= table.num_rows
         shapes = _shapes_of(table, shared_prefix)
-        plan = plan_step(shapes, world_size=world_size, max_micro_batch_tokens=max_micro_batch_tokens)
+        plan = plan_step(
+            shapes,
+            world_size=world_size,
+            max_micro_batch_tokens=max_micro_batch_tokens,
+            attended_per_token=attended_per_token,
+        )
         for micro_batch in plan.micro_batches(rank):
             yield tuple(rows_from_table(table.take(np.array(micro_batch, dtype=np.int64))))
         if not left:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rmray.config.train import TrainConfig
+from rmray.data.packing import ATTENDED_PER_TOKEN, attended_per_token_of
 from rmray.errors import ClusterError, ModelError
 
 SHARDING_PAYS_FROM = 2_000_000_000  # parameters: below, plain data parallel is faster than ZeRO-3
@@ -47,7 +48,8 @@ class Machine:
 @dataclass(frozen=True, slots=True)
 class Choices:
     """What a run is made with once nothing is left to `auto`. shared_prefix: whether the forward is expected to compute
-    a prompt once for all its completions, which is what `max_micro_batch_tokens` then counts."""
+    a prompt once for all its completions, which is what `max_micro_batch_tokens` then counts. attended_per_token: what
+    attention costs on this model, for the balance over workers."""
 
     device: str
     bfloat16: bool
@@ -55,6 +57,7 @@ class Choices:
     gradient_checkpointing: bool
     max_micro_batch_tokens: int
     shared_prefix: bool = True
+    attended_per_token: int = ATTENDED_PER_TOKEN
 
 
 def check_capacity(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> int:
@@ -97,8 +100,15 @@ def choose(config: TrainConfig, shape: ModelShape, machine: Machine) -> Choices:
             bfloat16=bfloat16,
             at_least=2 * config.data.max_length,
         )
-    shared_prefix = choose_shared_prefix(config, shape)
-    return Choices(machine.device, bfloat16, zero_stage, checkpointing, tokens, shared_prefix)
+    return Choices(
+        machine.device,
+        bfloat16,
+        zero_stage,
+        checkpointing,
+        tokens,
+        choose_shared_prefix(config, shape),
+        attended_per_token_of(shape.hidden, shape.intermediate),
+    )
 
 
 def keep_choices(config: TrainConfig, *, before: Choices, now: Choices) -> Choices:

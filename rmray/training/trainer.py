@@ -194,6 +194,7 @@ def _make_job(
         epochs=config.optim.epochs,
         max_steps=config.optim.max_steps,
         shared_prefix=choices.shared_prefix,
+        attended_per_token=choices.attended_per_token,
     )
     return WorkerJob(
         run_dir=str(run_dir),

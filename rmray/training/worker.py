@@ -171,6 +171,7 @@ def _held_out(job: WorkerJob, ranks: Ranks) -> Iterable[Sequence[Row]]:
         max_micro_batch_tokens=job.source.max_micro_batch_tokens,
         max_comparisons=job.config.evaluate.max_comparisons,
         shared_prefix=job.source.shared_prefix,
+        attended_per_token=job.source.attended_per_token,
     )
 
 

@@ -95,6 +95,12 @@ def test_where_the_forward_pads_the_same_batches_are_cut_by_their_paths(prepared
     assert all(padded_tokens(rows) <= 150 or len(rows) == 1 for rows in held_out)
 
 
+def test_what_attention_costs_changes_the_balance_and_no_batch(prepared_dir):
+    cheap, dear = (global_steps(source_of(prepared_dir, attended_per_token=cost), 2) for cost in (10**9, 1))
+    assert [s[0].row_ids_hash for s in cheap] == [s[0].row_ids_hash for s in dear]
+    assert [sorted(row_ids(s[0])) for s in cheap] != [sorted(row_ids(s[0])) for s in dear]
+
+
 def padded_tokens(rows: Sequence[Row]) -> int:
     """Tokens of the rectangle that plain transformers is given."""
     return sum(row.group.num_completions for row in rows) * max((row.group.max_path_len for row in rows), default=0)

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmray.data.packing import ATTENDED_PER_TOKEN, Shapes, StepPlan, measure_shapes, plan_step
+from rmray.data.packing import (
+    ATTENDED_PER_TOKEN,
+    Shapes,
+    StepPlan,
+    attended_per_token_of,
+    measure_shapes,
+    plan_step,
+)
 
 
 def shapes_of(tokens: list[int]) -> Shapes:
@@ -131,9 +138,77 @@ def test_no_padded_forward_is_over_the_budget(lengths, prefixes, world_size, bud
     planned = micro_batches(plan_step(shapes, world_size=world_size, max_micro_batch_tokens=budget), world_size)
     assert sorted(i for share in planned for micro in share for i in micro) == list(range(len(lengths)))
     assert len({len(share) for share in planned}) == 1
+    for share in planned:
+        widths = [shapes.width_N[i] for micro in share for i in micro]
+        assert widths == sorted(widths, reverse=True)  # like lengths together, whatever pace that costs
     for micro in (micro for share in planned for micro in share if len(micro) > 1):
         paths = [prefixes[i] + n for i in micro for n in lengths[i]]
         assert len(paths) * max(paths) <= budget
+
+
+def test_attention_costs_what_a_layer_of_the_model_spends_on_it():
+    # Qwen3-8B: a token's products with 4 h^2 + 3 h i weights, against 4 h operations for each token it attends to.
+    hidden, intermediate = 4096, 12288
+    per_token = 2 * (4 * hidden**2 + 3 * hidden * intermediate)
+    assert attended_per_token_of(hidden, intermediate) == per_token // (4 * hidden)
+    assert attended_per_token_of(1024, 3072) == ATTENDED_PER_TOKEN
+
+
+def test_what_attention_costs_decides_the_balance():
+    # Costs 45 against 10, 10, 10; then 15,030 against 10,000 each.
+    shapes = Shapes(np.array([15, 10, 10, 10]), np.ones(4, dtype=np.int64), np.array([30, 0, 0, 0]))
+    plans = {p: plan_step(shapes, world_size=2, max_micro_batch_tokens=99, attended_per_token=p) for p in (1, 1000)}
+    assert micro_batches(plans[1], 2) == [((0,),), ((1, 2, 3),)]
+    assert micro_batches(plans[1000], 2) == [((0, 3),), ((1, 2),)]
+
+
+def test_micro_batches_mix_lengths_where_ranks_would_wait_for_each_other():
+    # Ranks get 70 + 30 + 20 and 50 + 50 + 20. In falling order that is 70 | 50 and 50 | 70: 140 where they wait.
+    plan = plan_step(shapes_of([70, 50, 50, 30, 20, 20]), world_size=2, max_micro_batch_tokens=70)
+    assert micro_batches(plan, 2) == [((0,), (3, 4)), ((1, 5), (2,))]
+
+
+def test_micro_batches_keep_like_lengths_together_where_ranks_keep_pace_anyway():
+    plan = plan_step(shapes_of([30] * 4 + [10] * 12), world_size=2, max_micro_batch_tokens=60)
+    assert [[len(micro) for micro in share] for share in micro_batches(plan, 2)] == [[2, 6], [2, 6]]
+
+
+@settings(max_examples=300, deadline=None)
+@given(tokens=steps, world_size=st.integers(1, 9), budget=st.integers(1, 600))
+def test_ranks_and_numbers_are_those_of_the_plain_algorithms(tokens, world_size, budget):
+    plan = plan_step(shapes_of(tokens), world_size=world_size, max_micro_batch_tokens=budget)
+    loads, shares = [0] * world_size, [[] for _ in range(world_size)]
+    for index in sorted(range(len(tokens)), key=lambda i: -tokens[i]):
+        rank = loads.index(min(loads))
+        loads[rank] += tokens[index]
+        shares[rank].append(index)
+    assert [sorted(plan.share(rank).tolist()) for rank in range(world_size)] == [sorted(share) for share in shares]
+    assert plan.num_micro_batches == max(_fill_up([tokens[i] for i in share], budget) for share in shares)
+
+
+def _fill_up(tokens: list[int], budget: int) -> int:
+    """How many micro-batches falling tokens fill one after the other."""
+    num, room = 0, 0
+    for count in tokens:
+        if num and count <= room:
+            room -= count
+        else:
+            num, room = num + 1, budget - count
+    return num
+
+
+@pytest.mark.parametrize(("ranks", "pairs_per_rank"), [(8, 32), (64, 16)])
+def test_ranks_keep_pace_inside_a_step_of_uneven_rows(ranks, pairs_per_rank):
+    num_pairs = ranks * pairs_per_rank
+    rng = np.random.default_rng(0)
+    prefix_N, suffixes_M = rng.lognormal(5, 0.9, num_pairs), rng.lognormal(5, 0.9, 2 * num_pairs)
+    shapes = measure_shapes(np.ceil(prefix_N), np.ceil(suffixes_M), np.full(num_pairs, 2))
+    budget = int(shapes.tokens.sum() / ranks / 2.5)
+    plan = plan_step(shapes, world_size=ranks, max_micro_batch_tokens=budget)
+    assert plan.num_micro_batches >= 3
+    cost_N = shapes.tokens * ATTENDED_PER_TOKEN + shapes.attended_N
+    costs = [[cost_N[list(micro)].sum() for micro in plan.micro_batches(rank)] for rank in range(ranks)]
+    assert np.max(costs, axis=0).sum() <= 1.03 * cost_N.sum() / ranks  # cut in falling order: 1.04 and 1.10
 
 
 @settings(max_examples=200, deadline=None)

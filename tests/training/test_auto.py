@@ -40,6 +40,7 @@ def test_a_small_model_on_cpu() -> None:
     assert (choices.device, choices.bfloat16, choices.zero_stage) == ("cpu", False, 0)
     assert not choices.gradient_checkpointing
     assert choices.max_micro_batch_tokens == 8192
+    assert choices.attended_per_token == 2 * 32 + 96 * 3 // 2
 
 
 def test_a_large_model_on_gpus() -> None:
