@@ -16,7 +16,13 @@ from rmray.config.train import TrainConfig
 from rmray.training.accounting import Account, account
 from rmray.training.events import read_events
 from rmray.training.trainer import TrainOutcome
-from tests.training.commands import TrainCommand, assert_same_run, curve, leftovers
+from tests.training.commands import (
+    TrainCommand,
+    assert_same_but_for_rounding,
+    assert_same_run,
+    final_weights,
+    leftovers,
+)
 from tests.training.test_recovery import environment, named
 
 __all__ = ["environment"]
@@ -135,9 +141,13 @@ def test_two_one_three_workers_over_one_run(
             command.wait_for_step(stop_at)
             command.kill()
     assert command.wait() == 0, command.output()[-4000:]
-    for got, want in zip(curve(command.run_dir), curve(outcome.run_dir), strict=True):
-        assert got.get("row_ids_hash") == want.get("row_ids_hash")
-        assert got == pytest.approx(want, rel=1e-5, abs=1e-5)
+    assert_same_but_for_rounding(command.run_dir, outcome.run_dir)
+    weights, wanted = final_weights(command.run_dir), final_weights(outcome.run_dir)
+    furthest = max(float((weights[name] - wanted[name]).norm() / wanted[name].norm()) for name in wanted)
+    assert furthest < 1e-6
+    costs = account(command.run_dir)
+    print(f"2 -> 1 -> 3 workers: {[round(s, 1) for s in costs.recoveries_s]} s to the next step, {costs.lost_steps} "
+          f"step(s) run again, weights {furthest:.1e} apart")  # fmt: skip
 
 
 def flip_a_byte(checkpoint: Path) -> None:

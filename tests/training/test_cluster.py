@@ -21,7 +21,7 @@ from rmray.training.checkpoint import CheckpointStore
 from rmray.training.events import read_events
 from rmray.training.storage import checkpoint_place
 from rmray.training.trainer import TrainOutcome
-from tests.training.commands import TrainCommand, assert_same_run, curve
+from tests.training.commands import TrainCommand, assert_same_but_for_rounding, assert_same_run, curve
 from tests.training.nodes import RAY, Cluster, cluster
 
 pytestmark = pytest.mark.chaos
@@ -46,14 +46,6 @@ def wait_for_starts(command: TrainCommand, number: int) -> dict[str, Any]:
 
 def wait_for_step(command: TrainCommand, step: int) -> None:
     command.wait_for(lambda: command.newest_step() >= step, f"step {step}", PATIENCE_S)
-
-
-def assert_same_but_for_rounding(run_dir: Path, other: Path) -> None:
-    """The same batches. Losses are a mean: they differ less than single scores."""
-    for got, want in zip(curve(run_dir), curve(other), strict=True):
-        assert got.pop("row_ids_hash", None) == want.pop("row_ids_hash", None)
-        assert got.get("loss", 0.0) == pytest.approx(want.get("loss", 0.0), abs=1e-5)
-        assert got == pytest.approx(want, rel=1e-4, abs=1e-4)
 
 
 def ended_well(command: TrainCommand) -> None:
