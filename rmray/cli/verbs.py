@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rmray.cli import benchmark
 from rmray.config import TrainConfig, load_config
 from rmray.config.load import known_paths, nearest
 
@@ -241,4 +242,5 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("evaluate a bundle on preference files", _evaluate_arguments, _evaluate),
     "score": Verb("score the completions of a file", _score_arguments, _score),
     "serve": Verb("serve a bundle as an autoscaling Ray Serve app", _serve_arguments, _serve),
+    "benchmark": Verb("measure speed and accuracy beside the peers", benchmark.add_arguments, benchmark.run),
 }
