@@ -19,6 +19,7 @@ from rmray.models.attention import (
     packed_attention,
     plan_attention,
 )
+from rmray.models.attention.plan import Alone, SideBySide
 from tests.models.batches import random_batch
 
 SEGMENTS = random_batch(50).segments
@@ -76,12 +77,20 @@ def test_equals_attention_written_out(heads: int, key_heads: int, value_width: i
         torch.testing.assert_close(a.grad, b.grad, atol=1e-11, rtol=0)
 
 
-def test_no_mask_is_larger_than_a_completion_times_its_path() -> None:
-    call = plan_attention(SEGMENTS, "cpu")
-    masks = [g.mask for g in call.groups]
-    assert [None if m is None else tuple(m.shape) for m in masks] == [(9, 26), None, (7, 15), (3, 4), None]
-    assert call.num_tokens == sum(g.num_tokens for g in call.groups)
-    assert call.longest_path == longest_path(SEGMENTS) == 26
+def test_short_sequences_of_like_length_share_a_call_and_long_ones_stand_alone() -> None:
+    lengths = [300, 100, 90, 30, 29, 400, 10]
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    segment = Segment(0, 300, tuple(zip(starts[1:], lengths[1:], strict=True)))
+    call = plan_attention([segment], "cpu")
+    alone = {(run.start, run.length) for run in call.split.runs if isinstance(run, Alone)}
+    together = {(run.num_sequences, run.length) for run in call.split.runs if isinstance(run, SideBySide)}
+    assert alone == {(0, 300), (549, 400), (949, 10)}
+    assert together == {(2, 100), (2, 30)}
+    assert [(c.start, c.middle, c.end) for c in call.split.crosses] == [(0, 300, 959)]
+
+
+def test_the_longest_path_is_told() -> None:
+    assert plan_attention(SEGMENTS, "cpu").longest_path == longest_path(SEGMENTS) == 26
     assert longest_path(()) == 0
 
 
