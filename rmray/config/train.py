@@ -99,7 +99,8 @@ class OptimConfig(Section):
 
 class WorkersConfig(Section):
     num: PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)] = 2
-    """Training workers; with GPUs, one GPU each. [least, most]: as many as the cluster has room for, at every start."""
+    """Training workers; with GPUs, one GPU each. [least, most]: as many as the cluster has room for, counted at every
+    start and each minute."""
     cpus: PositiveInt = 1
     """CPUs, and torch threads, per worker."""
     gpus: Annotated[int, Field(ge=0, le=1)] = 0

@@ -16,6 +16,7 @@ from rmray.training.events import read_events
 from rmray.training.metrics_log import METRICS_FILE, read_metrics
 
 SESSION_ENDS = ("finished", "failed", "interrupted")
+WITHOUT_A_BREAK = ("finished", "interrupted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class Account:
     """All in seconds but the counts. wall_s: of all drivers of the run, from start to end (or to their last sign of
     life). steps_s: of the steps that make up the curve, each counted once. checkpoints_s: that training waited for
     saving. recoveries_s: each from the last step before a break to the first one after it, or, where a person gave the
-    command again, from then. A run that was told to stop did not break. lost_steps: run again."""
+    command again, from then. A run that was told to stop, or stopped early and given more patience, did not break.
+    lost_steps: run again."""
 
     wall_s: float
     steps_s: float
@@ -90,8 +92,8 @@ def _recoveries(events: list[dict[str, Any]]) -> Iterator[float]:
         if event["event"] == "run_started":
             resumed_s = event["time"]
         elif event["event"] == "started":
-            if event.get("recovery_s") is not None and not (resumed_s and ended == "interrupted"):
+            if event.get("recovery_s") is not None and not (resumed_s and ended in WITHOUT_A_BREAK):
                 yield min(event["recovery_s"], event["time"] - resumed_s if resumed_s else event["recovery_s"])
-            resumed_s = None
+            resumed_s, ended = None, ""
         elif event["event"] in SESSION_ENDS:
             ended = event["event"]

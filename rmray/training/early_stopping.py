@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ class Evaluated(Protocol):
 
     latest: dict[str, float]
     latest_step: int | None
+
+
+def is_out_of_patience(memory: Mapping[str, Any], patience: int | None) -> bool:
+    """Whether a run that remembers this, and may be given another patience now, is to end. None: it has no end."""
+    return patience is not None and memory["without_better"] >= patience
 
 
 class StopEarly:

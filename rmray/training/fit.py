@@ -34,6 +34,7 @@ from rmray.data.stream import SHARD_NAME, TrainingDataConfig, open_steps
 from rmray.errors import BundleError, ClusterError, RmrayError, RunError, RunInterruptedError, TrainingError
 from rmray.training.auto import Choices
 from rmray.training.checkpoint import Checkpoint, CheckpointStore
+from rmray.training.early_stopping import is_out_of_patience
 from rmray.training.engine import Ranks
 from rmray.training.events import EventLog
 from rmray.training.faults import forget_fault, has_fault, is_of_another_rank, raise_fault, what_failed, write_fault
@@ -48,6 +49,7 @@ RAY_DIR = "ray"
 PLACE_TIMEOUT_S = 300  # that workers may wait for their places: Ray Train asks for them anew after 60
 # An elastic run is better off counting what there is again: for up to 20 s after a node is gone, Ray counts it still.
 ELASTIC_PLACE_TIMEOUT_S = 20
+COUNT_PLACES_EVERY_S = 60.0  # of an elastic run, which starts its workers anew where there is another number of them
 COLLECTIVES_WAIT_LONGER_S = 60  # the watchdog, which names what hangs, comes first
 HUNG = 75  # exit code of a worker that ends itself
 
@@ -89,7 +91,7 @@ def fit(job: WorkerJob, store: CheckpointStore, events: EventLog) -> None:
                     raise what_failed(run_dir, {}, str(error)) from error
                 continue
             raise_fault(run_dir)
-            if not is_finished(store.newest(verify=False)):
+            if not is_finished(store.newest(verify=False), job):
                 raise RunInterruptedError(
                     "the run was told to stop, and has saved what it had",
                     where=str(run_dir),
@@ -99,9 +101,14 @@ def fit(job: WorkerJob, store: CheckpointStore, events: EventLog) -> None:
             return
 
 
-def is_finished(checkpoint: Checkpoint | None) -> bool:
-    """Whether a run, whose newest checkpoint this is, is complete."""
-    return checkpoint is not None and checkpoint.state.finished
+def is_finished(checkpoint: Checkpoint | None, job: WorkerJob) -> bool:
+    """Whether a run, whose newest checkpoint this is, is complete. One that was stopped early goes on where it is given
+    more patience than it had."""
+    if checkpoint is None or not checkpoint.state.finished:
+        return False
+    return checkpoint.step >= job.num_steps or is_out_of_patience(
+        checkpoint.state.memory["early_stopping"], job.config.evaluate.patience
+    )
 
 
 def _newest_step(store: CheckpointStore) -> int:
@@ -112,7 +119,7 @@ def _cluster_lost(address: str, step: int, error: ray.exceptions.RayError) -> Cl
     return ClusterError(
         "the Ray cluster that trained this run is gone",
         where=address,
-        why=str(error).splitlines()[0],
+        why=(str(error).splitlines() or [type(error).__name__])[0],
         next_step=f"start it again and run the same command with --resume: step {step} is saved",
     )
 
@@ -127,10 +134,11 @@ def _make_trainer(job: WorkerJob) -> TorchTrainer:
             backend="nccl" if job.choices.device == "cuda" else "gloo",
             timeout_s=int(workers.timeout_s) + COLLECTIVES_WAIT_LONGER_S,
         ),
-        scaling_config=ScalingConfig(
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=workers.num,  # type: ignore[arg-type]
             use_gpu=bool(workers.gpus),
             resources_per_worker={"CPU": workers.cpus, **({"GPU": 1} if workers.gpus else {})},
+            elastic_resize_monitor_interval_s=COUNT_PLACES_EVERY_S,
         ),
         run_config=RunConfig(  # type: ignore[call-arg]
             name=RAY_DIR,
@@ -236,7 +244,7 @@ def _train_on_worker(payload: dict[str, Any]) -> None:
             _check_agreed(start_step, ranks)
             store = CheckpointStore(checkpoint_place(job.config))
             checkpoint = store.open(start_step, verify=False) if start_step else None
-            if is_finished(checkpoint):
+            if is_finished(checkpoint, job):
                 return  # it was the last save that was followed by a break
             run_worker(job, checkpoint, shares, beat=watchdog.beat, preempted=_is_preempted)
     except (RmrayError, ray.exceptions.RayTaskError) as error:

@@ -20,8 +20,8 @@ from rmray.config.train import TrainConfig
 from rmray.connect import connected
 from rmray.data.chunks import StepSource, count_steps
 from rmray.data.prepare import PreparedSet, format_ledger, prepare_for
-from rmray.errors import RmrayError, RunError, RunInterruptedError, TrainingError
-from rmray.models.bundle.manifest import MANIFEST_NAME, read_manifest
+from rmray.errors import BundleError, RmrayError, RunError, RunInterruptedError, TrainingError
+from rmray.models.bundle.manifest import MANIFEST_NAME, check_files, read_manifest
 from rmray.models.files import check_base
 from rmray.training import run_dir as runs
 from rmray.training.accounting import account, format_account
@@ -86,7 +86,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         runs.write_whole(run_dir / CHOICES_FILE, lambda path: path.write_text(json.dumps(asdict(choices))))
         job = _make_job(run_dir, config, choices, prepared, identity, owner)
         _say(_describe(job))
-        trained = not is_finished(store.newest(warn=_say))
+        trained = not is_finished(store.newest(warn=_say), job)
         events = EventLog(run_dir)
         events.write("run_started", resume=resume)
         if trained:
@@ -150,9 +150,17 @@ def _figures(run_dir: Path, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _is_exported(run_dir: Path, checkpoint: Checkpoint) -> bool:
-    """Whether the bundle is there, of this checkpoint: checkpoint.export may have changed since."""
+    """Whether the bundle is there, and sound, and of this checkpoint: checkpoint.export may have changed since."""
     bundle = run_dir / BUNDLE_DIR
-    return (bundle / MANIFEST_NAME).exists() and read_manifest(bundle).metrics.get("steps") == checkpoint.step
+    if not (bundle / MANIFEST_NAME).exists():
+        return False
+    try:
+        manifest = read_manifest(bundle)
+        check_files(bundle, manifest.files)
+    except BundleError as error:
+        _say(f"the bundle is made anew: {error.what}")
+        return False
+    return manifest.metrics.get("steps") == checkpoint.step
 
 
 def _look_from_a_worker(config: TrainConfig, workers_per_node: int) -> Any:

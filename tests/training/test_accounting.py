@@ -49,5 +49,23 @@ def test_a_run_over_two_drivers_with_two_breaks(tmp_path: Path) -> None:
     assert "2 break(s), median 28 s" in text
 
 
+@pytest.mark.parametrize("end", ["interrupted", "finished"])
+def test_only_what_broke_is_a_break(tmp_path: Path, end: str) -> None:
+    went_on = {"event": "started", "step": 10, "lost_steps": 0, "recovery_s": 1000.0}
+    write(
+        tmp_path / "events.jsonl",
+        [
+            {"time": 100.0, "event": "run_started"},
+            {"time": 110.0, "event": "started", "step": 0, "lost_steps": 0, "recovery_s": None},
+            {"time": 120.0, "event": end, "step": 10},
+            {"time": 1100.0, "event": "run_started"},
+            {"time": 1120.0, **went_on},  # and is killed
+            {"time": 1200.0, "event": "run_started"},
+            {"time": 1230.0, **went_on},
+        ],
+    )
+    assert account(tmp_path).recoveries_s == (30.0,)
+
+
 def test_a_run_that_never_began_costs_nothing(tmp_path: Path) -> None:
     assert account(tmp_path).useful_share == 0.0

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from rmray.training.lock import hold_run, lock_file
 from rmray.training.notices import STOP_FILE
 from tests.training.runs import make_job, run_job
 
+ADDRESS = "10.0.0.1:6379"
 FAILED = ray.train.TrainingFailedError
 
 
@@ -40,7 +42,7 @@ class Fits:
 
 
 class FakeStore:
-    """Steps of checkpoints; the newest is finished or not."""
+    """Steps of checkpoints; the newest is finished, after the last step, or not."""
 
     where = "nowhere"
 
@@ -51,8 +53,12 @@ class FakeStore:
         return sorted(self.steps, reverse=True)
 
     def newest(self, *, verify: bool = True) -> Any:
-        state = type("State", (), {"finished": self.finished})
-        return type("Checkpoint", (), {"state": state}) if self.steps else None
+        return a_checkpoint(max(self.steps), finished=self.finished) if self.steps else None
+
+
+def a_checkpoint(step: int, *, finished: bool, without_better: int = 0) -> Any:
+    memory = {"early_stopping": {"without_better": without_better}}
+    return SimpleNamespace(step=step, state=SimpleNamespace(finished=finished, memory=memory))
 
 
 def fails() -> None:
@@ -60,16 +66,17 @@ def fails() -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny_base: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Calls `fit` with what Ray Train is to do, and a store."""
+def run(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Calls `fit` with what Ray Train is to do, and a store. No Ray runs: a cluster that answers is made believe."""
     from tests.data.prepared_sets import random_rows, write_prepared
 
     write_prepared(tmp_path / "set", random_rows(12))
     job = make_job(tmp_path / "run", tiny_base, tmp_path / "set")
-    fits: list[Callable[[], None]] = []
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=ADDRESS))
+    monkeypatch.setattr(module, "probe", lambda address: "token")
 
     def call(store: Any, *told: Callable[[], None]) -> None:
-        monkeypatch.setattr(module, "_make_trainer", Fits(*told, *fits))
+        monkeypatch.setattr(module, "_make_trainer", Fits(*told))
         with hold_run(Path(job.run_dir)) as owner:
             module.fit(module.replace(job, owner=owner), store, EventLog(Path(job.run_dir)))
 
@@ -111,12 +118,56 @@ def test_a_run_survives_the_actor_that_steers_it(run: Any) -> None:
         run(store, *[unsteered] * 4)
 
 
-def test_a_run_whose_cluster_is_gone_says_so(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "probe", lambda address: "silent")
+def test_an_actor_lost_many_times_does_not_matter_where_the_run_gets_on(run: Any) -> None:
+    store = FakeStore(100)
+
+    def gets_on() -> None:
+        store.steps.add(150)
+        unsteered()
+
+    def ends() -> None:
+        store.finished = True
+
+    run(store, *[unsteered] * 3, gets_on, *[unsteered] * 3, ends)
+
+
+def test_a_fault_of_ours_is_raised_though_the_actor_is_lost_with_it(run: Any) -> None:
+    def both() -> None:
+        write_fault(run.run_dir, DataError("a window is damaged"))
+        unsteered()
+
+    with pytest.raises(DataError, match="a window is damaged"):
+        run(FakeStore(100), both)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("the controller was killed\nby somebody", "the controller was killed"), ("", "RayError")]
+)
+def test_a_run_whose_cluster_is_gone_says_so_at_once(
+    run: Any, monkeypatch: pytest.MonkeyPatch, text: str, why: str
+) -> None:
+    asked = []
+    monkeypatch.setattr(module, "probe", lambda address: asked.append(address) or "silent")
+
+    def loses_all() -> None:
+        raise ray.exceptions.RayError(text)
+
     with pytest.raises(ClusterError, match="cluster that trained this run is gone") as raised:
-        run(FakeStore(100), unsteered)
-    assert "step 100 is saved" in str(raised.value)
-    assert "--resume" in str(raised.value)
+        run(FakeStore(50, 100), loses_all)
+    assert asked == [ADDRESS]
+    assert (raised.value.where, raised.value.why) == (ADDRESS, why)
+    assert "step 100 is saved" in raised.value.next_step
+    assert "--resume" in raised.value.next_step
+
+
+def test_an_elastic_run_counts_its_places_each_minute(tmp_path: Path, tiny_base: Path) -> None:
+    from tests.data.prepared_sets import random_rows, write_prepared
+
+    write_prepared(tmp_path / "set", random_rows(12))
+    job = make_job(tmp_path / "run", tiny_base, tmp_path / "set", workers={"num": (1, 3)})
+    scaling = module._make_trainer(job).scaling_config
+    assert scaling.num_workers == (1, 3)
+    assert scaling.elastic_resize_monitor_interval_s == 60
 
 
 def test_a_fault_of_ours_is_raised_as_it_was_and_ends_the_run(run: Any) -> None:
@@ -173,15 +224,23 @@ def test_only_a_finished_checkpoint_ends_a_run(tmp_path: Path, tiny_base: Path) 
     job = make_job(tmp_path / "run", tiny_base, tmp_path / "set", checkpoint={"every_steps": 1, "background": False})
     run_job(job, deepspeed=False)
     store = CheckpointStore(tmp_path / "run" / "checkpoints")
-    assert module.is_finished(store.newest())
-    assert not module.is_finished(None)
+    assert module.is_finished(store.newest(), job)
+    assert not module.is_finished(None, job)
     last, before = store.list()[:2]
     weights = tmp_path / "run" / "checkpoints" / f"step-{last:08d}" / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     newest = store.newest()
     assert newest is not None
     assert newest.step == before
-    assert not module.is_finished(newest)
+    assert not module.is_finished(newest, job)
+
+
+@pytest.mark.parametrize(("patience", "over"), [(1, True), (2, True), (3, False), (None, False)])
+def test_a_run_stopped_early_is_over_as_long_as_its_patience_is(patience: int | None, over: bool) -> None:
+    job: Any = SimpleNamespace(num_steps=40, config=SimpleNamespace(evaluate=SimpleNamespace(patience=patience)))
+    assert module.is_finished(a_checkpoint(20, finished=True, without_better=2), job) == over
+    assert module.is_finished(a_checkpoint(40, finished=True, without_better=2), job)
+    assert not module.is_finished(a_checkpoint(20, finished=False, without_better=2), job)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from rmray.errors import RunError, TrainingError
 from rmray.models.tiny_base import build_tiny_base
 from rmray.training.checkpoint import CheckpointStore
 from rmray.training.events import EventLog, read_events
+from rmray.training.fit import is_finished
 from rmray.training.metrics_log import METRICS_FILE, read_metrics
 from rmray.training.notices import forget_stop, request_stop
 from rmray.training.storage import checkpoint_place
@@ -151,6 +152,18 @@ class TestEarlyStopping:
         run(broken)
         assert_same_run(tmp_path / "broken", tmp_path / "whole")
 
+    def test_more_patience_has_it_go_on_as_if_it_had_never_stopped(self, sets: Path, tmp_path: Path) -> None:
+        whole, stopped = (self.job(tmp_path / name, sets, patience=self.PATIENCE + 3) for name in ("whole", "stopped"))
+        impatient = self.job(tmp_path / "stopped", sets)
+        run(whole)
+        run(impatient)
+        newest = store_of(impatient).newest()
+        assert is_finished(newest, impatient)
+        assert not is_finished(newest, stopped)
+        run(stopped)
+        assert is_finished(store_of(stopped).newest(), stopped)
+        assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
 
 class TestBestCheckpoint:
     def job(self, run_dir: Path, sets: Path) -> WorkerJob:
@@ -196,6 +209,22 @@ class TestBestCheckpoint:
         finish(config, {"steps": 6.0})
         assert _is_exported(run_dir, store.open(6))
         assert not _is_exported(run_dir, store.open(5))
+
+    def test_a_damaged_bundle_is_made_anew(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        config = make_config(tmp_path)
+        run_dir = tmp_path / config.run.name
+        store = CheckpointStore(run_dir / "checkpoints")
+        save(trained(), store, 6)
+        finish(config, {"steps": 6.0})
+        manifest = run_dir / "bundle" / "rmray.json"
+        sound = manifest.read_text()
+        for damaged in (sound[:-20], "[]", sound.replace('"files": {}', '"files": {"model.safetensors": "0"}')):
+            assert damaged != sound
+            manifest.write_text(damaged)
+            assert not _is_exported(run_dir, store.open(6))
+            assert "the bundle is made anew: the bundle" in capsys.readouterr().err
+        manifest.write_text(sound)
+        assert _is_exported(run_dir, store.open(6))
 
     def test_a_resumed_run_knows_what_was_best(self, sets: Path, tmp_path: Path) -> None:
         whole, broken = (self.job(tmp_path / name, sets) for name in ("whole", "broken"))
