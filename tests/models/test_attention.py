@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,8 +20,11 @@ from rmray.models.attention import (
     longest_path,
     packed_attention,
     plan_attention,
+    varlen,
 )
-from rmray.models.attention.plan import Alone, SideBySide
+from rmray.models.attention.flex import block_mask, flex_attention
+from rmray.models.attention.plan import BLOCK, Alone, SideBySide, sequences
+from rmray.models.attention.varlen import varlen_attention
 from tests.models.batches import random_batch
 
 SEGMENTS = random_batch(50).segments
@@ -38,10 +43,10 @@ def qkv(num_tokens: int, heads: int, key_heads: int, width: int = 8, value_width
     ]
 
 
-def visible(call: PackedCall) -> torch.Tensor:
+def visible(call: PackedCall, segments: Sequence[Segment] = SEGMENTS) -> torch.Tensor:
     """[T, T] bool by the definition: a token sees its own prompt and its own completion, up to itself."""
     seen = torch.zeros(call.num_tokens, call.num_tokens, dtype=torch.bool)
-    for segment in SEGMENTS:
+    for segment in segments:
         for start, length in segment.suffixes:
             path = [*range(segment.prefix_start, segment.prefix_start + segment.prefix_len)]
             path += range(start, start + length)
@@ -75,6 +80,62 @@ def test_equals_attention_written_out(heads: int, key_heads: int, value_width: i
     expected.square().sum().backward()
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize(("heads", "key_heads", "value_width"), [(4, 4, 8), (4, 2, 8), (4, 4, 5)])
+def test_blocks_under_a_mask_equal_attention_written_out(heads: int, key_heads: int, value_width: int) -> None:
+    call = plan_attention(SEGMENTS, "cpu")
+    q, k, v = (x.detach() for x in qkv(call.num_tokens, heads, key_heads, value_width=value_width))
+    output_THD = flex_attention(*(x[0].transpose(0, 1) for x in (q, k, v)), call.blocks, 0.5)
+    torch.testing.assert_close(output_THD[None], written_out(q, k, v, visible(call)), atol=1e-12, rtol=0)
+
+
+def test_blocks_are_those_in_which_some_query_sees_some_key() -> None:
+    lengths = [300, 100, 90, 30, 29, 400, 10]
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    groups = [Segment(0, 300, ((300, 100), (400, 90), (490, 30), (520, 29))), Segment(549, 400, ((949, 10),))]
+    assert [s for g in groups for s, _ in sequences([g])] == starts
+    call = plan_attention(groups, "cpu")
+    num_blocks = -(-call.num_tokens // BLOCK)
+    expected = torch.zeros(num_blocks, num_blocks, dtype=torch.bool)
+    for query, key in visible(call, groups).nonzero().tolist():
+        expected[query // BLOCK, key // BLOCK] = True
+    found = block_mask(call.blocks).to_dense()[0, 0, :num_blocks, :num_blocks].bool()
+    assert torch.equal(found, expected)
+
+
+def test_paths_hold_every_key_of_a_query_bottom_right_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attend(q: Any, k: Any, v: Any, queries: Any, keys: Any, max_q: int, max_k: int, **options: Any) -> torch.Tensor:
+        """What the kernel is documented to compute, written out."""
+        assert options == {"scale": 0.5, "window_size": (-1, 0), "enable_gqa": True}
+        assert queries.dtype == keys.dtype == torch.int32
+        assert (max_q, max_k) == (int(queries.diff().max()), int(keys.diff().max()))
+        parts = []
+        for (a, b), (c, d) in zip(pairwise(queries.tolist()), pairwise(keys.tolist()), strict=True):
+            seen = torch.ones(b - a, d - c, dtype=torch.bool).tril((d - c) - (b - a))
+            parts.append(written_out(*(x.transpose(0, 1)[None] for x in (q[a:b], k[c:d], v[c:d])), seen)[0])
+        return torch.cat(parts)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", attend)
+    call = plan_attention(SEGMENTS, "cpu")
+    q, k, v = qkv(call.num_tokens, 4, 2)
+    output_THD = varlen_attention(*(x[0].transpose(0, 1) for x in (q, k, v)), call.paths, 0.5)
+    torch.testing.assert_close(output_THD[None], written_out(q, k, v, visible(call)), atol=1e-12, rtol=0)
+
+
+def test_torch_here_has_the_kernel_that_gpus_take() -> None:
+    assert varlen._has_kernel()
+    assert not varlen.available(torch.zeros(4, 2, 8, dtype=torch.bfloat16), torch.zeros(4, 2, 8, dtype=torch.bfloat16))
+
+
+def test_autocast_lowers_attention_as_it_does_torch_own() -> None:
+    call = plan_attention(SEGMENTS, "cpu")
+    q, k, v = (x.float() for x in qkv(call.num_tokens, 4, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = packed_attention(Layer(), q, k, v.bfloat16(), None, **{CALL: call})
+    assert output.dtype == torch.bfloat16
+    exact, _ = packed_attention(Layer(), q, k, v, None, **{CALL: call})
+    torch.testing.assert_close(output.float(), exact, atol=0.02, rtol=0.02)
 
 
 def test_short_sequences_of_like_length_share_a_call_and_long_ones_stand_alone() -> None:

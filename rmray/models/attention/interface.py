@@ -13,6 +13,8 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rmray.errors import RmrayError
+from rmray.models.attention import varlen
+from rmray.models.attention.flex import flex_attention
 from rmray.models.attention.plan import PackedCall
 from rmray.models.attention.split import split_attention
 
@@ -67,8 +69,14 @@ def packed_attention(
     query, key, value = _of_one_dtype(query, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query_THD, key_THD, value_THD = (x[0].transpose(0, 1) for x in (query, key, value))
+    if not query.is_cuda:
+        output_THD = split_attention(query_THD, key_THD, value_THD, call.split, scale)
+    elif varlen.available(query_THD, value_THD):
+        output_THD = varlen.varlen_attention(query_THD, key_THD, value_THD, call.paths, scale)
+    else:
+        output_THD = flex_attention(query_THD, key_THD, value_THD, call.blocks, scale)
     # contiguous: some layers take a view of it
-    return split_attention(query_THD, key_THD, value_THD, call.split, scale)[None].contiguous(), None
+    return output_THD[None].contiguous(), None
 
 
 def _of_one_dtype(*inputs: torch.Tensor) -> list[torch.Tensor]:

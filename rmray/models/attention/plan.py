@@ -21,6 +21,9 @@ ALONE_FROM = 256
 MAX_FILLING = 1.25
 """Sequences share a run where the longest is at most this much longer than the shortest."""
 
+BLOCK = 128
+"""Tokens of FlexAttention's blocks, its own default."""
+
 
 @dataclass(frozen=True, slots=True)
 class Alone:
@@ -76,6 +79,21 @@ class Paths:
     key_bounds: torch.Tensor
     max_queries: int
     max_keys: int
+
+
+@dataclass(slots=True)
+class Blocks:
+    """Attention by a mask: of each token its sequence (own_T) and the one that is its group's prefix (prefix_T).
+
+    num_keys_B, keys_BB: of each block of queries, how many blocks of keys it may see, and their numbers, at the front.
+    made: what `flex` makes of it.
+    """
+
+    own_T: torch.Tensor
+    prefix_T: torch.Tensor
+    num_keys_B: torch.Tensor
+    keys_BB: torch.Tensor
+    made: Any = None
 
 
 @dataclass(frozen=True)
@@ -135,21 +153,35 @@ class PackedCall:
         )
 
     @cached_property
-    def owners(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """For `flex`: of each token its sequence, and the sequence that is its group's prefix."""
-        own_T, prefix_T = np.zeros(self.num_tokens, np.int64), np.zeros(self.num_tokens, np.int64)
+    def blocks(self) -> Blocks:
+        """For `flex`."""
+        own_T, prefix_T = np.zeros(self.num_tokens, np.int32), np.zeros(self.num_tokens, np.int32)
+        num_blocks = -(-self.num_tokens // BLOCK)
+        seen_BB = np.zeros((num_blocks, num_blocks), dtype=bool)
         number = 0
         for segment in self.segments:
             prefix, number = number, number + 1
-            tokens = slice(segment.prefix_start, segment.prefix_start + segment.prefix_len)
-            own_T[tokens], prefix_T[tokens] = prefix, prefix
+            pieces = [(segment.prefix_start, segment.prefix_len, prefix)]
             for start, length in segment.suffixes:
-                own_T[start : start + length], prefix_T[start : start + length] = number, prefix
+                pieces.append((start, length, number))
                 number += 1
-        return self._tensor(own_T), self._tensor(prefix_T)
+            for start, length, own in pieces:
+                tokens, queries = slice(start, start + length), _blocks_of(start, length)
+                own_T[tokens], prefix_T[tokens] = own, prefix
+                seen_BB[queries, queries] = True
+                seen_BB[queries, _blocks_of(segment.prefix_start, segment.prefix_len)] = True
+        seen_BB &= np.tri(num_blocks, dtype=bool)
+        # FlexAttention wants the seen blocks' numbers at the front of each row.
+        keys_BB = np.argsort(~seen_BB, axis=1, kind="stable").astype(np.int32)
+        num_keys_B = seen_BB.sum(axis=1).astype(np.int32)
+        return Blocks(*(self._tensor(values) for values in (own_T, prefix_T, num_keys_B, keys_BB)))
 
     def _tensor(self, values: np.ndarray[Any, Any]) -> torch.Tensor:
         return torch.from_numpy(values).to(self.device, non_blocking=True)
+
+
+def _blocks_of(start: int, length: int) -> slice:
+    return slice(start // BLOCK, -(-(start + length) // BLOCK) if length else start // BLOCK)
 
 
 def longest_path(segments: Sequence[Segment]) -> int:
