@@ -29,11 +29,12 @@ from rmray.benchmark.simulated_plan import (
     time_task,
 )
 from rmray.benchmark.simulated_set import MIXTURE, SIGMA, SimulatedSet
+from rmray.data.chunks import STEPS_PER_CHUNK
 from rmray.data.order import WindowSequence, order_windows
 
 NUM_PAIRS, NUM_RANKS = 100_000_000, 512
 PAIRS_PLANNED = 4_000_000  # in each cell
-TASK_PAIRS = 16_384
+TASK_PAIRS, TASK_PAIRS_PER_RANK = 16_384, 16
 MODEL, PEAK_FLOPS, UTILISATION = "8b", 989e12, 0.4  # an H100 in bf16, and the share of it that training gets
 MAX_IMBALANCE, MAX_PLANNING_SHARE = 1.03, 0.01
 # From 4 pairs a rank to 32; then paths four times as long, which no plan can cut in two; then a forward that pads.
@@ -90,15 +91,17 @@ class PlanCell:
 
 @dataclass(frozen=True, slots=True)
 class TaskFigures:
-    """Planning tasks as they run on a cluster, on one core: windows read, steps planned, a payload for every rank.
+    """A planning task in all, on one core: windows read, steps planned, a payload written for every rank.
 
-    planning_share: of the simulated step of the same batch size; tasks share it among as many cores as run them.
+    The set is small, so ranks are fewer; steps of a chunk and pairs of a rank are as many as in `like_batch_size`, and
+    so is what a pair costs. share: of the simulated step of that size; as many cores as run tasks share it.
     """
 
     num_pairs: int
-    global_batch_size: int
+    num_ranks: int
+    like_batch_size: int
     pairs_per_s: float
-    planning_share: float
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,8 @@ def run_plan(
     task = None
     if task_pairs:
         say(f"{task_pairs:,} pairs from disk")
-        task = _measure_task(SimulatedSet(task_pairs, cells[0].max_length, seed), cells[0], done[0], num_ranks, rank)
+        like = min(done, key=lambda cell: abs(cell.pairs_per_rank - TASK_PAIRS_PER_RANK))
+        task = _measure_task(SimulatedSet(task_pairs, like.settings.max_length, seed), like, rank)
     return PlanReport(
         num_pairs=num_pairs,
         num_ranks=num_ranks,
@@ -222,18 +226,16 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(float(np.mean(values)), float(np.quantile(values, 0.99)), float(np.max(values)))
 
 
-def _measure_task(
-    pairs: SimulatedSet, cell: CellSettings, like: PlanCell, num_ranks: int, rank: SimulatedRank
-) -> TaskFigures:
-    seconds, batch_size = time_task(
+def _measure_task(pairs: SimulatedSet, like: PlanCell, rank: SimulatedRank) -> TaskFigures:
+    num_ranks = max(1, round(pairs.num_pairs / STEPS_PER_CHUNK / like.pairs_per_rank))
+    seconds = time_task(
         pairs,
         num_ranks=num_ranks,
-        max_micro_batch_tokens=cell.max_micro_batch_tokens,
+        max_micro_batch_tokens=like.settings.max_micro_batch_tokens,
         attended_per_token=rank.attended_per_token,
     )
-    step_s = like.step_s / like.imbalance.mean * batch_size / cell.global_batch_size
-    share = seconds / pairs.num_pairs * batch_size / step_s
-    return TaskFigures(pairs.num_pairs, batch_size, pairs.num_pairs / seconds, share)
+    batch_size, per_s = like.settings.global_batch_size, pairs.num_pairs / seconds
+    return TaskFigures(pairs.num_pairs, num_ranks, batch_size, per_s, batch_size / per_s / like.step_s)
 
 
 def _peak_bytes() -> int | None:
@@ -242,66 +244,3 @@ def _peak_bytes() -> int | None:
         return None
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
     return 1024 * int(line.split()[1])
-
-
-def print_plan(report: PlanReport) -> None:
-    """The table, and what it rests on."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from rmray.benchmark.report import TABLE_WIDTH
-
-    console = Console(width=max(Console().width, TABLE_WIDTH))
-    table = Table(title=f"{report.num_pairs:,} pairs over {report.num_ranks} ranks", title_justify="left")
-    for heading in (
-        "batch", "a rank", "paths to", "forward", "planned", "pairs/s", "of a step", "imbalance mean/p99/max", "bound",
-        "with waits", "forwards", "padding", "tokens saved",
-    ):  # fmt: skip
-        table.add_column(heading, justify="right")
-    for cell in report.cells:
-        table.add_row(*_row(cell))
-    console.print(table)
-    console.print(*_notes(report), sep="\n", highlight=False)
-
-
-def _row(cell: PlanCell) -> Sequence[str]:
-    mark = "" if cell.imbalance.mean <= MAX_IMBALANCE else " (!)"
-    return (
-        f"{cell.settings.global_batch_size:,}",
-        f"{cell.pairs_per_rank:g}",
-        f"{cell.settings.max_length:,}",
-        "packed" if cell.settings.packed else "padded",
-        f"{cell.num_pairs:,}",
-        f"{cell.pairs_per_s:,.0f}",
-        f"{cell.planning_share:.2%}",
-        f"{cell.imbalance.mean:.3f} / {cell.imbalance.p99:.3f} / {cell.imbalance.max:.3f}{mark}",
-        f"{cell.bound.mean:.3f}",
-        f"{cell.paced.mean:.3f}",
-        f"{cell.micro_batches:.1f}",
-        f"{cell.padding:.1%}",
-        f"{cell.tokens_saved:.2f}x",
-    )
-
-
-def _notes(report: PlanReport) -> list[str]:
-    cells, mib = report.cells, 2**20
-    notes = [
-        f"A step is simulated as {report.model} at {report.utilisation:.0%} of {report.peak_flops / 1e12:.0f} TFLOP/s "
-        f"a rank; planning is counted on one core, though tasks share it and run ahead.",
-        f"Ordered for the whole set: {report.num_windows:,} windows in {report.order_s:.3f} s. Planned: "
-        f"{sum(cell.num_pairs for cell in cells):,} pairs; a whole epoch is extrapolated to "
-        f"{min(c.whole_epoch_s for c in cells):,.0f}-{max(c.whole_epoch_s for c in cells):,.0f} s of one core.",
-        "Bound: dearest row over the mean of ranks; no plan gets below it. With waits: all ranks wait for each other "
-        "after every forward.",
-    ]
-    if any(cell.imbalance.mean > MAX_IMBALANCE for cell in cells):
-        notes.append(f"(!) above {MAX_IMBALANCE}: too few pairs a rank for rows so uneven, see the bound.")
-    if report.start_bytes is not None and report.peak_bytes is not None:
-        notes.append(f"Memory: {report.start_bytes / mib:.0f} MiB before, {report.peak_bytes / mib:.0f} MiB at most.")
-    if report.task:
-        notes.append(
-            f"A planning task in all (read, plan, write {report.num_ranks} payloads; batches of "
-            f"{report.task.global_batch_size:,}): {report.task.pairs_per_s:,.0f} pairs/s on one core, "
-            f"{report.task.planning_share:.1%} of a step."
-        )
-    return notes

@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,6 @@ from rmray.data.order import Int64, StepCount, WindowSequence, order_window
 from rmray.data.packing import Shapes, StepPlan, attended_per_token_of, join_shapes, plan_step
 
 CHUNK_PAIRS = 131_072  # planned in a row, at each place of the epoch
-TASK_STEPS = 2
 VOCAB_SIZE = 30_000
 
 Seconds = npt.NDArray[np.float64]
@@ -46,7 +47,7 @@ class SimulatedRank:
     pair_s: float
     attended_per_token: int
 
-    def seconds(self, tokens: npt.NDArray[np.generic], attended: npt.NDArray[np.generic]) -> Seconds:
+    def seconds(self, tokens: npt.NDArray[Any], attended: npt.NDArray[Any]) -> Seconds:
         return np.asarray(tokens * self.token_s + attended * self.pair_s, dtype=np.float64)
 
 
@@ -78,15 +79,15 @@ class StepFigures:
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds by stage of planning."""
+    """Seconds of one core by stage of planning; what other processes take meanwhile is not counted."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {"order": 0.0, "measure": 0.0, "plan": 0.0})
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
-        start_s = time.perf_counter()
+        start_s = time.thread_time()
         yield
-        self.seconds[stage] += time.perf_counter() - start_s
+        self.seconds[stage] += time.thread_time() - start_s
 
 
 def plan_steps(
@@ -99,16 +100,17 @@ def plan_steps(
     rank: SimulatedRank,
     watch: Stopwatch,
 ) -> Iterator[StepFigures]:
-    """About `num_pairs` pairs' steps, in chunks of consecutive ones that lie evenly over the epoch."""
+    """Steps of about `num_pairs` pairs, in chunks of consecutive ones that lie evenly over the epoch. Its last step,
+    which has what is left, is none of them."""
     batch_size = cell.global_batch_size
-    steps = StepCount(pairs.num_pairs, batch_size).num_steps
+    steps = max(1, StepCount(pairs.num_pairs, batch_size).num_steps - 1)
     chunk_steps = min(steps, max(1, min(CHUNK_PAIRS, num_pairs) // batch_size))
     num_chunks = max(1, min(steps // chunk_steps, num_pairs // (chunk_steps * batch_size)))
     for chunk in range(num_chunks):
         first = chunk * (steps - chunk_steps) // max(1, num_chunks - 1)
         rows = _read_chunk(cell, pairs, sequence, first, first + chunk_steps, watch)
         bounds = np.searchsorted(rows.steps_N, np.arange(first, first + chunk_steps + 1)).tolist()
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        for low, high in pairwise(bounds):
             with watch.of("plan"):
                 shapes = rows.shapes.take(slice(low, high))
                 plan = plan_step(
@@ -151,7 +153,7 @@ def _read_chunk(
         with watch.of("measure"):
             parts.append(lengths.shapes(shared_prefix=cell.packed).take(order.rows_N[taken]))
         steps.append(order.steps_N[taken])
-        path_tokens.append(lengths.path_tokens_N[order.rows_N[taken]])
+        path_tokens.append(lengths.path_tokens()[order.rows_N[taken]])
     with watch.of("measure"):
         shapes = join_shapes(parts)
     return _Rows(shapes, np.concatenate(steps), np.concatenate(path_tokens))
@@ -167,9 +169,9 @@ def measure_plan(plan: StepPlan, shapes: Shapes, path_tokens: int, num_ranks: in
     width_C = np.zeros(num_cells, dtype=np.int64)
     np.maximum.at(width_C, cell_N, own.width_N)
     tokens_C = rows_C * width_C
-    attended_C = np.bincount(cell_N, weights=own.attended_N, minlength=num_cells)
+    attended_C = np.bincount(cell_N, weights=own.attended_N.astype(np.float64), minlength=num_cells)
     if width_C.max(initial=0) > 1:
-        attended_C = rows_C * width_C * (width_C + 1) / 2
+        attended_C = np.asarray(rows_C * width_C * (width_C + 1) / 2, dtype=np.float64)
     seconds_RB = rank.seconds(tokens_C, attended_C).reshape(num_ranks, plan.num_micro_batches)
     seconds_R = seconds_RB.sum(axis=1)
     return StepFigures(
@@ -184,23 +186,21 @@ def measure_plan(plan: StepPlan, shapes: Shapes, path_tokens: int, num_ranks: in
     )
 
 
-def time_task(
-    pairs: SimulatedSet, *, num_ranks: int, max_micro_batch_tokens: int, attended_per_token: int
-) -> tuple[float, int]:
-    """Seconds of planning tasks over all of a set that is written to disk first, and pairs of a step: windows read, a
-    payload made for every rank."""
-    from rmray.data.chunks import ChunkPlanner, StepSource
+def time_task(pairs: SimulatedSet, *, num_ranks: int, max_micro_batch_tokens: int, attended_per_token: int) -> float:
+    """Seconds of one core that planning the one chunk of a small set takes, which is written to disk first: windows
+    read, rows hashed, and a payload made for every rank."""
+    from rmray.data.chunks import STEPS_PER_CHUNK, ChunkPlanner, StepSource
 
     with TemporaryDirectory() as directory:
         pairs.write(Path(directory), vocab_size=VOCAB_SIZE)
         source = StepSource(
             directory,
             seed=pairs.seed,
-            global_batch_size=pairs.num_pairs // TASK_STEPS,
+            global_batch_size=-(-pairs.num_pairs // STEPS_PER_CHUNK),
             max_micro_batch_tokens=max_micro_batch_tokens,
             attended_per_token=attended_per_token,
         )
-        start_s = time.perf_counter()
-        for _ in ChunkPlanner(source).plan(0, TASK_STEPS, world_size=num_ranks):
+        planner, start_s = ChunkPlanner(source), time.thread_time()
+        for _ in planner.plan(0, STEPS_PER_CHUNK, world_size=num_ranks):
             pass
-        return time.perf_counter() - start_s, source.global_batch_size
+        return time.thread_time() - start_s

@@ -56,9 +56,8 @@ class WindowLengths:
         pairs_N = np.full(len(self.prefix_N), 2, dtype=np.int64)
         return measure_shapes(self.prefix_N, self.suffix_N2.reshape(-1), pairs_N, shared_prefix=shared_prefix)
 
-    @property
-    def path_tokens_N(self) -> Int64:
-        """Tokens of both paths of each pair, the prompt counted twice."""
+    def path_tokens(self) -> Int64:
+        """Tokens of both paths of each pair, [N], the prompt counted twice."""
         return np.asarray(2 * self.prefix_N + self.suffix_N2.sum(axis=1))
 
 
@@ -158,4 +157,5 @@ def _table(lengths: WindowLengths, file_hash: str, rng: np.random.Generator, voc
 
 def _log_normal(rng: np.random.Generator, means: np.ndarray) -> Int64:
     """Lengths with these means, one token at least."""
-    return np.maximum(1, np.rint(rng.lognormal(np.log(means) - SIGMA**2 / 2, SIGMA))).astype(np.int64)
+    lengths = rng.lognormal(np.log(means) - SIGMA**2 / 2, SIGMA)
+    return np.asarray(np.maximum(1, np.rint(lengths)), dtype=np.int64)
