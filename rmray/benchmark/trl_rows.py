@@ -7,8 +7,10 @@ decay of norms, its own logging every ten steps. Left out on purpose: reports, p
 from __future__ import annotations
 
 import copy
+import os
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +59,9 @@ def make_trainer(
     **options: Any,
 ) -> Any:
     """A RewardTrainer on a copy of a plain sequence classifier. keep_order: the pairs come as they stand."""
+    if settings.device == "cpu":  # transformers imports DeepSpeed, which else warns that it found no GPU
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    warnings.filterwarnings("ignore", r"`gradient_checkpointing` is deprecated", FutureWarning)  # TRL's own default
     trl = require("trl", "a row of TRL's trainer")
     from datasets import Dataset
 

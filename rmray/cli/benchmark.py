@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rmray.cli import benchmark_scale as scale
+from rmray.cli.benchmark_scale import tell
+from rmray.cli.numbers import count
 from rmray.errors import ConfigError
 
 Result = Mapping[str, Any]
@@ -49,16 +52,8 @@ def run(arguments: Namespace) -> Result:
     return BENCHMARKS[arguments.benchmark].run(arguments)
 
 
-def _count(text: str) -> int:
-    """For argparse: a number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
 def _machine_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--threads", type=_count, default=None, metavar="N", help="of torch (default: torch's own)")
+    parser.add_argument("--threads", type=count, default=None, metavar="N", help="of torch (default: torch's own)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
@@ -77,10 +72,8 @@ def _row_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--data", nargs="+", default=[], metavar="FILE", help="comparisons instead of a workload")
     parser.add_argument("--base", default=None, metavar="DIR", help="base model for --data: its weights and tokenizer")
-    parser.add_argument(
-        "--max-length", type=_count, default=2048, metavar="N", help="longest path of --data, in tokens"
-    )
-    parser.add_argument("--rounds", type=_count, default=5, metavar="N", help="timed runs of each row")
+    parser.add_argument("--max-length", type=count, default=2048, metavar="N", help="longest path of --data, in tokens")
+    parser.add_argument("--rounds", type=count, default=5, metavar="N", help="timed runs of each row")
     parser.add_argument("--rows", nargs="+", default=None, metavar="ROW", help="run these rows alone")
     parser.add_argument("--without", nargs="+", default=None, metavar="ROW", help="leave these rows out")
     _machine_arguments(parser)
@@ -88,21 +81,21 @@ def _row_arguments(parser: ArgumentParser) -> None:
 
 def _train_arguments(parser: ArgumentParser) -> None:
     _row_arguments(parser)
-    parser.add_argument("--pairs", type=_count, default=64, metavar="N", help="of a run (default: %(default)s)")
+    parser.add_argument("--pairs", type=count, default=64, metavar="N", help="of a run (default: %(default)s)")
     parser.add_argument(
-        "--global-batch", type=_count, default=8, metavar="N", help="pairs a step (default: %(default)s)"
+        "--global-batch", type=count, default=8, metavar="N", help="pairs a step (default: %(default)s)"
     )
     parser.add_argument(
-        "--max-micro-batch-tokens", type=_count, default=None, metavar="N", help="of rmray (default: what auto gives)"
+        "--max-micro-batch-tokens", type=count, default=None, metavar="N", help="of rmray (default: what auto gives)"
     )
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing in every row")
 
 
 def _score_arguments(parser: ArgumentParser) -> None:
     _row_arguments(parser)
-    parser.add_argument("--completions", type=_count, default=256, metavar="N", help="of a run (default: %(default)s)")
+    parser.add_argument("--completions", type=count, default=256, metavar="N", help="of a run (default: %(default)s)")
     parser.add_argument(
-        "--max-batch-tokens", type=_count, default=16384, metavar="N", help="of a forward (default: %(default)s)"
+        "--max-batch-tokens", type=count, default=16384, metavar="N", help="of a forward (default: %(default)s)"
     )
 
 
@@ -150,7 +143,7 @@ def _train(arguments: Namespace) -> Result:
         max_micro_batch_tokens=arguments.max_micro_batch_tokens,
         checkpointing=arguments.checkpointing,
     )
-    report = run_train(_subject(arguments), settings, Path(arguments.output), notify=_tell)
+    report = run_train(_subject(arguments), settings, Path(arguments.output), notify=tell)
     print_report(report)
     return report.to_json()
 
@@ -166,16 +159,64 @@ def _score(arguments: Namespace) -> Result:
         num_completions=arguments.completions,
         max_batch_tokens=arguments.max_batch_tokens,
     )
-    report = run_score(_subject(arguments), settings, Path(arguments.output), notify=_tell)
+    report = run_score(_subject(arguments), settings, Path(arguments.output), notify=tell)
     print_report(report)
     return report.to_json()
 
 
-def _tell(line: str) -> None:
-    print(line, flush=True)
+def _accuracy_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--data", nargs="+", required=True, metavar="FILE", help="comparisons to train on")
+    parser.add_argument("--eval", nargs="+", required=True, metavar="FILE", help="comparisons to judge on")
+    parser.add_argument("--base", required=True, metavar="DIR", help="base model: directory or Hub id")
+    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="runs of each row (default: %(default)s)")
+    parser.add_argument("--epochs", type=count, default=1, metavar="N")
+    parser.add_argument(
+        "--lr", type=float, default=1e-4, metavar="RATE", help="peak, linear to 0 (default: %(default)s)"
+    )
+    parser.add_argument("--weight-decay", type=float, default=0.01, metavar="W")
+    parser.add_argument(
+        "--global-batch", type=count, default=8, metavar="N", help="pairs a step (default: %(default)s)"
+    )
+    parser.add_argument("--max-length", type=count, default=2048, metavar="N", help="longest path in tokens")
+    parser.add_argument("--max-pairs", type=count, default=None, metavar="N", help="train on the first N pairs alone")
+    parser.add_argument("--rows", nargs="+", default=None, metavar="ROW", help="rmray, trl")
+    _machine_arguments(parser)
+
+
+def _accuracy(arguments: Namespace) -> Result:
+    from rmray.benchmark.accuracy import ROWS, print_accuracy, run_accuracy
+    from rmray.benchmark.settings import TrainSettings, choose_rows
+
+    settings = TrainSettings(
+        threads=_threads(arguments),
+        rows=choose_rows(ROWS, arguments.rows, None),
+        device=arguments.device,
+        dtype=arguments.dtype,
+        seed=arguments.seed,
+        batch_pairs=arguments.global_batch,
+        lr=arguments.lr,
+        weight_decay=arguments.weight_decay,
+    )
+    report = run_accuracy(
+        arguments.data,
+        arguments.eval,
+        base=arguments.base,
+        settings=settings,
+        num_seeds=arguments.seeds,
+        epochs=arguments.epochs,
+        max_length=arguments.max_length,
+        max_pairs=arguments.max_pairs,
+        output=Path(arguments.output),
+        notify=tell,
+    )
+    print_accuracy(report)
+    return report.to_json()
 
 
 BENCHMARKS: dict[str, Benchmark] = {
     "train": Benchmark("the training loop beside TRL's RewardTrainer", _train_arguments, _train),
     "score": Benchmark("the scorer beside plain transformers", _score_arguments, _score),
+    "accuracy": Benchmark("held-out accuracy beside TRL's, on the same data", _accuracy_arguments, _accuracy),
+    "plan": Benchmark("the planner on a simulated large set over many ranks", scale.plan_arguments, scale.run_plan),
+    "workers": Benchmark("Ray Train and DeepSpeed beside the bare loop", scale.workers_arguments, scale.run_workers),
 }

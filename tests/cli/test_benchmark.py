@@ -1,0 +1,80 @@
+"""`rmray benchmark`: what the options become."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rmray.cli import main
+from rmray.cli.benchmark import BENCHMARKS
+
+
+class Told:
+    """Stands for a report."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "fake"}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What was asked to be measured; nothing is."""
+    seen: list[tuple[Any, ...]] = []
+    for kind in ("train", "score"):
+        monkeypatch.setattr(f"rmray.benchmark.run.run_{kind}", lambda *a, **k: seen.append(a) or Told())
+    monkeypatch.setattr("rmray.benchmark.report.print_report", lambda report: None)
+    return seen
+
+
+def test_options_of_training(calls: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--model 5m 30m --workload chat losing --pairs 32 --global-batch 4 --rounds 7 --threads 3 --dtype bfloat16"
+    assert main(["benchmark", "train", *words.split(), "--without", "trl default", "--output", "o", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"kind": "fake"}
+    subject, settings, output = calls[0]
+    assert (subject.models, subject.workloads, output) == (["5m", "30m"], ["chat", "losing"], Path("o"))
+    assert (settings.num_pairs, settings.batch_pairs, settings.rounds, settings.threads) == (32, 4, 7, 3)
+    assert settings.dtype == "bfloat16"
+    assert settings.rows == ("rmray", "trl random", "trl by length")
+
+
+def test_options_of_scoring(calls: list[tuple[Any, ...]]) -> None:
+    words = "--completions 64 --max-batch-tokens 2048 --rows rmray --data a.jsonl b.jsonl --base dir"
+    assert main(["benchmark", "score", *words.split()]) == 0
+    subject, settings, _ = calls[0]
+    assert (settings.num_completions, settings.max_batch_tokens, settings.rows) == (64, 2048, ("rmray",))
+    assert (subject.data, subject.base) == (["a.jsonl", "b.jsonl"], "dir")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["benchmark"], "no benchmark is named"),
+        (["benchmark", "train", "--rows", "tlr"], "is no row"),
+        (["benchmark", "train", "--optim.lr", "1"], "has no config"),
+        (["benchmark", "score", "--pears", "1"], "unknown argument '--pears'"),
+    ],
+)
+def test_mistakes_are_told(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_debug_may_stand_behind_the_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "train", "--rows", "tlr", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_of_every_benchmark_is_quick() -> None:
+    heavy = "torch", "transformers", "ray", "trl", "matplotlib", "numpy"
+    code = (
+        "import sys\nfrom rmray.cli.main import _parser\n_parser().format_help()\n"
+        f"print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+    assert {"train", "score", "accuracy"} <= set(BENCHMARKS)
