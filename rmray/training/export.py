@@ -16,7 +16,7 @@ from rmray.data.sources import read_records
 from rmray.data.tokenizer import load_base_tokenizer
 from rmray.models.bundle import export_bundle
 from rmray.schema import Comparison, ScoreRequest, TokenIds
-from rmray.training.worker import WorkerJob
+from rmray.training.job import WorkerJob
 
 BUNDLE_DIR = "bundle"
 MAX_REFERENCE_RECORDS = 200

@@ -38,12 +38,12 @@ from rmray.training.early_stopping import is_out_of_patience
 from rmray.training.engine import Ranks
 from rmray.training.events import EventLog
 from rmray.training.faults import forget_fault, has_fault, is_of_another_rank, raise_fault, what_failed, write_fault
+from rmray.training.job import WorkerJob
 from rmray.training.lock import still_held
 from rmray.training.notices import forget_stop, request_stop
 from rmray.training.progress import follow, make_display
 from rmray.training.storage import checkpoint_place
 from rmray.training.watchdog import Watchdog
-from rmray.training.worker import WorkerJob, run_worker
 
 RAY_DIR = "ray"
 PLACE_TIMEOUT_S = 300  # that workers may wait for their places: Ray Train asks for them anew after 60
@@ -218,6 +218,8 @@ class _StartStep:
 
 
 def _train_on_worker(payload: dict[str, Any]) -> None:
+    from rmray.training.worker import run_worker  # and the model code, which the actors that steer do without
+
     job: WorkerJob = payload["job"]
     if job.choices.device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"

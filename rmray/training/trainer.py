@@ -30,11 +30,11 @@ from rmray.training.checkpoint import Checkpoint, CheckpointStore
 from rmray.training.events import EventLog
 from rmray.training.export import BUNDLE_DIR, export_run
 from rmray.training.fit import fit, is_finished
+from rmray.training.job import WorkerJob
 from rmray.training.lock import hold_run
 from rmray.training.metrics_log import METRICS_FILE, figures_of
 from rmray.training.storage import checkpoint_place, is_url, storage_warnings, with_absolute_paths
 from rmray.training.storage_check import check_seen_by_all
-from rmray.training.worker import WorkerJob
 
 CHOICES_FILE = "choices.json"  # what `auto` came to
 

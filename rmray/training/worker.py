@@ -10,21 +10,18 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rmray.config.train import TrainConfig
-from rmray.data.chunks import StepSource, eval_shares
+from rmray.data.chunks import eval_shares
 from rmray.data.prepared import Row
 from rmray.data.shares import StepShare
 from rmray.data.tokenizer import load_base_tokenizer
 from rmray.models.backbone import RewardBackbone, check_packed
 from rmray.models.base import load_reward_model
-from rmray.training.auto import Choices
 from rmray.training.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter
 from rmray.training.early_stopping import StopEarly
 from rmray.training.engine import DeepSpeedEngine, Engine, EngineSettings, Ranks, TorchEngine
@@ -38,32 +35,15 @@ from rmray.training.hooks import (
     SaveCheckpoints,
     StopWhenBroken,
 )
+from rmray.training.job import WorkerJob
 from rmray.training.lock import still_held
 from rmray.training.loop import Hook, LoopSettings, run_loop
 from rmray.training.metrics_log import MetricsLog
 from rmray.training.notices import Notices
+from rmray.training.objective import Objective
 from rmray.training.schedule import num_warmup_steps
-from rmray.training.step import Objective
 from rmray.training.storage import checkpoint_place
 from rmray.training.watchdog import beating
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerJob:
-    """What every rank is told. Paths are absolute and seen by all; config is resolved by `choices`, `source`, ...
-
-    num_steps: of the whole run. pad_id: of the tokenizer. identity: what checkpoints remember the run by. owner: the
-    token of the driver that holds the run.
-    """
-
-    run_dir: str
-    config: TrainConfig
-    choices: Choices
-    source: StepSource
-    num_steps: int
-    pad_id: int
-    identity: dict[str, Any]
-    owner: str = ""
 
 
 def run_worker(

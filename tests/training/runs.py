@@ -17,9 +17,10 @@ from rmray.data.shares import StepShare
 from rmray.training.auto import Choices
 from rmray.training.checkpoint import CheckpointStore
 from rmray.training.engine import Ranks
+from rmray.training.job import WorkerJob
 from rmray.training.metrics_log import read_metrics
 from rmray.training.storage import checkpoint_place
-from rmray.training.worker import WorkerJob, run_worker
+from rmray.training.worker import run_worker
 
 PAD_ID = 0
 TIMING = ("seconds", "pairs_per_s", "tokens_per_s", "eval_seconds", "time")

@@ -9,7 +9,7 @@ import pytest
 from rmray.config import TrainConfig, load_config
 from rmray.data.chunks import StepSource
 from rmray.training.auto import Choices
-from rmray.training.worker import WorkerJob
+from rmray.training.job import WorkerJob
 from tests.data.prepared_sets import random_rows, write_prepared
 from tests.training.runs import PAD_ID, run_job
 

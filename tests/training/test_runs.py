@@ -25,11 +25,12 @@ from rmray.models.tiny_base import build_tiny_base
 from rmray.training.checkpoint import CheckpointStore
 from rmray.training.events import EventLog, read_events
 from rmray.training.fit import is_finished
+from rmray.training.job import WorkerJob
 from rmray.training.metrics_log import METRICS_FILE, read_metrics
 from rmray.training.notices import forget_stop, request_stop
 from rmray.training.storage import checkpoint_place
 from rmray.training.trainer import _check_checkpoints, _figures, _is_exported
-from rmray.training.worker import WorkerJob, run_worker
+from rmray.training.worker import run_worker
 from tests.conftest import TINY_TEXTS
 from tests.data.prepared_sets import random_rows, write_prepared
 from tests.training.checkpoint.helpers import make_writer, save, state_at, trained
