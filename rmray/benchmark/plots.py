@@ -1,4 +1,7 @@
-"""Plots of `train` and `score`: how much faster, over the prompt's share and K, beside what sharing could give at best.
+"""Plots of `train` and `score`: how much faster, over the prompt's share and K, beside the tokens saved.
+
+Filled points: measured. Hollow points: tokens that the row computed over rmray's, padding included. Lines: the ideal
+K(P + R) / (P + KR), of sharing alone; a row that pads lies above it.
 
 Legend: P tokens of a prompt, R of a completion, K completions.
 """
@@ -7,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rmray.benchmark.report import OURS, Cell, Report
 from rmray.benchmark.settings import require
+from rmray.benchmark.workloads import GRID
 
 MARKERS = "osD^vP"
+DODGE = 0.015
+GRID_NAMES = {workload.name for workload in GRID}
 
 
 def ideal_over_share(share: np.ndarray, k: float) -> np.ndarray:
@@ -22,8 +29,7 @@ def ideal_over_share(share: np.ndarray, k: float) -> np.ndarray:
 
 
 def plot_speed_ups(report: Report, path: Path) -> Path | None:
-    """One panel for each row but rmray's: measured speed-ups as points, the ideal of each K as a line. Writes PNG; None
-    where rmray or everything else was left out."""
+    """One panel for each row but rmray's. Writes PNG; None where rmray or everything else was left out."""
     names = list(dict.fromkeys(row.name for cell in report.cells for row in cell.rows if row.name != OURS))
     if not names or any(cell.row(OURS) is None for cell in report.cells):
         return None
@@ -43,8 +49,11 @@ def plot_speed_ups(report: Report, path: Path) -> Path | None:
         panel.set_yticks([1, 2, 4, 8, 16], ["1x", "2x", "4x", "8x", "16x"])
         panel.minorticks_off()
     axes[0][0].set_ylabel(f"times faster ({report.cells[0].unit} a second)")
+    for marker, model in zip(MARKERS, models, strict=False):
+        axes[0][0].plot([], [], marker, color="0.3", ms=5, label=f"{model}, measured")
+    axes[0][0].plot([], [], MARKERS[0], color="0.3", ms=5, fillstyle="none", label="tokens saved")
     axes[0][0].legend(fontsize=7, loc="upper left")
-    figure.suptitle(f"rmray benchmark {report.kind}: measured (points) beside the share of tokens saved (lines)")
+    figure.suptitle(f"rmray benchmark {report.kind}")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
@@ -52,18 +61,19 @@ def plot_speed_ups(report: Report, path: Path) -> Path | None:
     return path
 
 
-def _points(panel: object, cells: Sequence[Cell], name: str, ks: Sequence[float], models: Sequence[str]) -> None:
-    for marker, model in zip(MARKERS, models, strict=False):
+def _points(panel: Any, cells: Sequence[Cell], name: str, ks: Sequence[float], models: Sequence[str]) -> None:
+    for number, (marker, model) in enumerate(zip(MARKERS, models, strict=False)):
         for cell in cells:
             row = cell.row(name)
             if cell.model != model or row is None or row.speed_up is None:
                 continue
-            colour = f"C{ks.index(cell.completions)}"
-            panel.plot(cell.prompt_share, row.speed_up, marker, color=colour, ms=6)  # type: ignore[attr-defined]
-            panel.annotate(  # type: ignore[attr-defined]
-                f"{cell.workload}, {model}",
-                (cell.prompt_share, row.speed_up),
-                xytext=(5, 4),
-                textcoords="offset points",
-                fontsize=6,
-            )
+            share = cell.prompt_share + DODGE * number  # models side by side
+            style = {"color": f"C{ks.index(cell.completions)}", "marker": marker, "ms": 5, "ls": ""}
+            panel.plot(share, row.speed_up, **style)
+            panel.plot(share, row.token_ratio, fillstyle="none", **style)
+            if not number and cell.workload not in GRID_NAMES:
+                left = share > 0.5
+                offset, side = ((-6, -3), "right") if left else ((4 + 6 * len(models), -3), "left")
+                panel.annotate(
+                    cell.workload, (share, row.speed_up), xytext=offset, textcoords="offset points", fontsize=6, ha=side
+                )

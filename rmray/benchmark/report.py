@@ -131,7 +131,7 @@ def figures_of_rows(
                 kept=speed_up / ratio if speed_up is not None and ratio is not None else None,
                 utilisation=passes[name] * cost.forward(work) / timing.median_s / peak_flops,
                 useful_mfu=useful_passes * cost.forward(needed) / timing.median_s / peak_flops,
-                peak_bytes=timing.peak,
+                peak_bytes=timing.peak_bytes,
             )
         )
     return tuple(rows)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from rmray.benchmark.flops import Work
 
-MIN_ROUNDS = 5
 PROCESS = Path("/proc/self")
 
 
@@ -29,10 +28,11 @@ class Run:
 
 @dataclass(slots=True)
 class Timing:
-    """All runs of a row, in the order of the rounds. peak_bytes: of memory, beyond what was there before it."""
+    """All timed runs of a row, in the order of the rounds. peak_bytes: of memory, beyond what was there before its run
+    in the warm-up; None where the machine does not tell."""
 
     runs: list[Run] = field(default_factory=list)
-    peak_bytes: list[int] = field(default_factory=list)
+    peak_bytes: int | None = None
 
     @property
     def seconds(self) -> list[float]:
@@ -42,37 +42,35 @@ class Timing:
     def median_s(self) -> float:
         return statistics.median(self.seconds)
 
-    @property
-    def peak(self) -> int | None:
-        """Median of the peaks; None where the machine does not tell."""
-        return int(statistics.median(self.peak_bytes)) if self.peak_bytes else None
-
 
 def interleave(
     rows: Mapping[str, Callable[[], Run]],
     *,
     rounds: int,
     device: str = "cpu",
-    warm_up: bool = True,
     before_round: Callable[[], None] = lambda: None,
     on_run: Callable[[str, int, Run], None] = lambda name, round_, run: None,
 ) -> dict[str, Timing]:
-    """Run every row `rounds` times. warm_up: one more round first, which does not count."""
+    """Run every row `rounds` times, after a round of warm-up, whose times do not count.
+
+    Memory is measured in the warm-up alone: what the allocator keeps is given back for it, and getting it again takes
+    time. on_run: told name, round (-1 is the warm-up) and run.
+    """
     names = list(rows)
     timings = {name: Timing() for name in names}
-    for number in range(-1 if warm_up else 0, rounds):
+    for number in range(-1, rounds):
         before_round()
         for place in range(len(names)):
             name = names[(place + number) % len(names)]
-            memory = PeakMemory(device)
-            run = rows[name]()
-            peak = memory.read()
-            on_run(name, number, run)
+            gc.collect()  # what the row before left in cycles
             if number < 0:
-                continue
-            timings[name].runs.append(run)
-            if peak is not None:
-                timings[name].peak_bytes.append(peak)
+                memory = PeakMemory(device)
+                run = rows[name]()
+                timings[name].peak_bytes = memory.read()
+            else:
+                run = rows[name]()
+                timings[name].runs.append(run)
+            on_run(name, number, run)
     return timings
 
 
@@ -82,7 +80,6 @@ class PeakMemory:
     def __init__(self, device: str) -> None:
         self._device = device
         self._before: int | None = None
-        gc.collect()
         if device == "cuda":
             import torch
 
