@@ -166,7 +166,7 @@ def _train_ours(prototype: Any, data: FileRows, settings: TrainSettings, epochs:
     from rmray.data.chunks import StepSource, count_steps, local_steps
     from rmray.training.hooks import StopWhenBroken
     from rmray.training.loop import LoopSettings, run_loop
-    from rmray.training.step import Objective
+    from rmray.training.objective import Objective
 
     engine = engine_of(prototype, settings)
     tokens = settings.max_micro_batch_tokens or auto_micro_batch_tokens(

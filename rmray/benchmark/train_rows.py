@@ -32,7 +32,7 @@ from rmray.training.engine import EngineSettings, TorchEngine
 from rmray.training.hooks import LogSteps, StopWhenBroken
 from rmray.training.loop import Hook, LoopSettings, run_loop
 from rmray.training.metrics_log import MetricsLog
-from rmray.training.step import Objective
+from rmray.training.objective import Objective
 
 
 @dataclass(frozen=True, slots=True)

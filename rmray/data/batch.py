@@ -57,6 +57,17 @@ class FlatBatch:
             self.num_scores,
         )
 
+    def pin_memory(self) -> FlatBatch:
+        """The same batch in page-locked memory, from which a copy to a GPU does not make the CPU wait."""
+        return FlatBatch(
+            self.token_ids_T.pin_memory(),
+            self.positions_T.pin_memory(),
+            self.segments,
+            self.readout_tokens_R.pin_memory(),
+            self.readout_scores_R.pin_memory(),
+            self.num_scores,
+        )
+
 
 def build_batch(groups: Sequence[TokenGroup], *, pooling: str = "last") -> FlatBatch:
     """Lay groups out flat. pooling: `last` reads each path's last token, `mean` its completion's tokens, `first` its

@@ -19,7 +19,8 @@ from rmray.training.events import EventLog
 from rmray.training.loop import Progress
 from rmray.training.metrics_log import MetricsLog
 from rmray.training.notices import STOP, Notices
-from rmray.training.step import Objective, evaluate_shares
+from rmray.training.objective import Objective
+from rmray.training.step import evaluate_shares
 
 MAX_SKIPPED_IN_A_ROW = 3
 

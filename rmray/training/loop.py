@@ -9,9 +9,11 @@ from functools import partial
 from typing import Protocol
 
 from rmray.data.shares import StepShare
+from rmray.training.collate import collated
 from rmray.training.engine import Engine
+from rmray.training.objective import Objective
 from rmray.training.schedule import learning_rate
-from rmray.training.step import Objective, StepResult, train_step
+from rmray.training.step import StepResult, train_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +71,14 @@ def run_loop(
         shape=settings.schedule,
     )
     start_s = clock()
-    for share in shares:
+    steps = collated(shares, settings.objective, pooling=settings.pooling, device=engine.ranks.device)
+    for share, micro_batches in steps:
         result = train_step(
             engine,
             share,
+            micro_batches,
             settings.objective,
             lr=rate(share.step),
-            pooling=settings.pooling,
             seed=settings.seed,
             flag=float(flag()),
         )

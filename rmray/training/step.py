@@ -14,44 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from rmray.data.batch import FlatBatch, build_batch
-from rmray.data.pairs import MarginRule, PairTargets, build_targets, pairs_of
+from rmray.data.batch import build_batch
+from rmray.data.pairs import PairTargets, pairs_of
 from rmray.data.prepared import Row
 from rmray.data.shares import StepShare
 from rmray.errors import TrainingError
 from rmray.metrics.calibration import chosen_is_first
 from rmray.metrics.summary import pair_metrics
-from rmray.objectives import OBJECTIVES, LossTerms, sum_terms
+from rmray.objectives import LossTerms, sum_terms
+from rmray.training.collate import MicroBatch
 from rmray.training.engine import Engine, Ranks
+from rmray.training.objective import Objective
 
 MAX_NAMED_ROWS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """A loss of `OBJECTIVES` with its options. margin: how a pair's target margin is found (see `pairs`)."""
-
-    name: str = "bradley_terry"
-    margin: MarginRule = "none"
-    center: float = 0.0
-
-    def weight(self, rows: Iterable[Row]) -> float:
-        """The weight that the rows' terms will have, known before any forward."""
-        return float(sum(len(pairs_of(row.ranks)) for row in rows))
-
-    def targets(self, rows: Sequence[Row]) -> PairTargets:
-        """Which scores of the rows' batch make pairs."""
-        return build_targets(rows, margin=self.margin, where=[row.row_id for row in rows])
-
-    def terms(self, scores_S: torch.Tensor, targets: PairTargets) -> LossTerms:
-        """Sums over the pairs of one batch."""
-        return OBJECTIVES[self.name](
-            scores_S,
-            torch.from_numpy(targets.chosen_P).to(scores_S.device),
-            torch.from_numpy(targets.rejected_P).to(scores_S.device),
-            margin_P=torch.from_numpy(targets.margin_P).to(scores_S),
-            center=self.center,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,49 +65,53 @@ class StepResult:
 def train_step(
     engine: Engine,
     share: StepShare,
+    micro_batches: Sequence[MicroBatch],
     objective: Objective,
     *,
     lr: float,
-    pooling: str,
     seed: int,
     flag: float = 0.0,
 ) -> StepResult:
-    """Run one step. seed: of dropout; with the step and the rank it decides every random number.
+    """Run one step, given the rank's share of it as `collate` made it. The device is waited for once, at the end.
 
-    flag: more than 0 where this rank has something to tell all of them (it is to be preempted); they learn of it as
-    `StepResult.flagged`. It rides on the step's first message.
+    seed: of dropout; with the step and the rank it decides every random number. flag: more than 0 where this rank has
+    something to tell all of them (it is to be preempted); they learn of it as `StepResult.flagged`. It rides on the
+    step's first message.
     """
     ranks = engine.ranks
     engine.backbone.train()
     torch.manual_seed(_dropout_seed(seed, share.step, ranks.rank))
     own_weight = objective.weight(row for rows in share.micro_batches for row in rows)
-    global_weight, flags = ranks.sum(torch.tensor([own_weight, flag], dtype=torch.float64)).tolist()
-    scale = ranks.world_size / max(global_weight, 1.0)
+    weight_and_flags = ranks.sum(torch.tensor([own_weight, flag], dtype=torch.float64))
+    scale = (ranks.world_size / weight_and_flags[0].clamp(min=1.0)).float()
     done: list[LossTerms] = []
     seen_scores_S: list[torch.Tensor] = []
     so_far = torch.zeros((), device=ranks.device)
-    for i, rows in enumerate(share.micro_batches):
-        scores_S = engine.forward(_batch(rows, pooling))
-        terms = objective.terms(scores_S, objective.targets(rows))
+    for i, micro_batch in enumerate(micro_batches):
+        scores_S = engine.forward(micro_batch.batch)
+        terms = objective.terms(scores_S, micro_batch.targets)
         so_far = so_far + terms.loss_sum.detach()
         # An infinite loss can have a finite gradient. Made NaN, it makes the norm over all ranks NaN, and the engines
         # drop such a step on every rank together: no extra message between ranks.
         sound = torch.where(torch.isfinite(so_far), 1.0, torch.nan)
-        engine.backward(terms.loss_sum * scale * sound, last=i == len(share.micro_batches) - 1)
+        engine.backward(terms.loss_sum * scale * sound, last=i == len(micro_batches) - 1)
         done.append(_detached(terms))
         seen_scores_S.append(scores_S.detach())
     update = engine.step(lr)
-    total = _over_ranks(sum_terms(done), ranks)
+    total, (grad_norm, applied, flags) = _over_ranks(
+        sum_terms(done), ranks, update.grad_norm, update.applied, weight_and_flags[1]
+    )
+    engine.updates += bool(applied)
     return StepResult(
         step=share.step,
         epoch=share.epoch,
         lr=lr,
-        grad_norm=_finite(update.grad_norm),
+        grad_norm=_finite(grad_norm),
         comparisons=share.num_comparisons,
         tokens=share.num_tokens,
         row_ids_hash=share.row_ids_hash,
-        applied=update.applied,
-        faulty_row_ids=() if update.applied else _faulty_rows(share, done, seen_scores_S, objective, ranks),
+        applied=bool(applied),
+        faulty_row_ids=() if applied else _faulty_rows(share, done, seen_scores_S, objective, ranks),
         flagged=flags > 0,
         **_means(total),
     )
@@ -151,7 +130,7 @@ def evaluate_shares(
     own: list[tuple[str, int, float, float]] = []
     with torch.no_grad():
         for rows in shares:
-            scores_S = engine.forward(_batch(rows, pooling))
+            scores_S = engine.forward(build_batch([row.group for row in rows], pooling=pooling))
             targets = objective.targets(rows)
             done.append(_detached(objective.terms(scores_S, targets)))
             own.extend(_scored_pairs(rows, scores_S.double().cpu().numpy(), targets))
@@ -168,7 +147,7 @@ def evaluate_shares(
             next_step="lower optim.lr, and resume from an earlier checkpoint",
         )
     figures = pair_metrics(chosen, rejected, prompts_P=prompts, first_P=chosen_is_first(keys))
-    loss = _means(_over_ranks(sum_terms(done), ranks))["loss"]
+    loss = _means(_over_ranks(sum_terms(done), ranks)[0])["loss"]
     return {
         "eval_loss": float(loss if loss is not None else math.nan),
         "eval_accuracy": figures.accuracy,
@@ -184,28 +163,21 @@ def evaluate_shares(
     }
 
 
-def _batch(rows: Sequence[Row], pooling: str) -> FlatBatch:
-    # No rows give a batch without scores, which the backbone runs all the same: every rank is needed in every forward.
-    return build_batch([row.group for row in rows], pooling=pooling)
-
-
 def _detached(terms: LossTerms) -> LossTerms:
     return replace(terms, loss_sum=terms.loss_sum.detach())
 
 
-def _over_ranks(terms: LossTerms, ranks: Ranks) -> LossTerms:
-    """The same terms of all ranks together, on the CPU."""
+def _over_ranks(terms: LossTerms, ranks: Ranks, *facts: torch.Tensor) -> tuple[LossTerms, list[float]]:
+    """The same terms of all ranks together, on the CPU, and other scalars that lie on the device, fetched with them."""
     names = sorted(terms.metrics)
-    sums = ranks.sum(
-        torch.stack([terms.loss_sum.double(), *(terms.metrics[n] for n in names), _like(terms.weight, terms)])
-    )
+    weight = torch.tensor(terms.weight, dtype=torch.float64, device=terms.loss_sum.device)
+    sums = ranks.sum(torch.stack([terms.loss_sum.double(), *(terms.metrics[n] for n in names), weight]))
     extremes = ranks.max(torch.stack([-terms.score_min, terms.score_max, terms.gap_max]))
-    metrics = dict(zip(names, sums[1:-1], strict=True))
-    return LossTerms(sums[0], float(sums[-1]), metrics, -extremes[0], extremes[1], extremes[2])
-
-
-def _like(value: float, terms: LossTerms) -> torch.Tensor:
-    return torch.tensor(value, dtype=torch.float64, device=terms.loss_sum.device)
+    here = torch.cat([sums, extremes, *(fact.double().reshape(1) for fact in facts)]).cpu()  # the one wait
+    loss_sum, *rest = here[: len(sums)]
+    low, high, gap = here[len(sums) : len(sums) + 3]
+    metrics = dict(zip(names, rest[:-1], strict=True))
+    return LossTerms(loss_sum, float(rest[-1]), metrics, -low, high, gap), here[len(sums) + 3 :].tolist()
 
 
 def _means(total: LossTerms) -> dict[str, Any]:

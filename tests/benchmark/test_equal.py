@@ -61,7 +61,7 @@ def test_both_trainers_have_one_gradient_and_a_corrupted_weight_shows(
 
 
 def test_a_loss_over_other_pairs_shows_in_the_gradient(prototype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rmray.training.step import Objective
+    from rmray.training.objective import Objective
 
     monkeypatch.setattr(train_rows, "objective_of", lambda groups: Objective())  # all pairs of each group
     with pytest.raises(UnequalError, match="gradient differs"):

@@ -22,7 +22,7 @@ from rmray.benchmark.workloads import WORKLOADS, Workload, count_tokens, make_gr
 from rmray.data.chunks import StepSource, local_steps
 from rmray.errors import ConfigError
 from rmray.training.loop import LoopSettings, run_loop
-from rmray.training.step import Objective
+from rmray.training.objective import Objective
 from tests.benchmark.conftest import TINY
 
 SETTINGS = TrainSettings(threads=1, rows=train.ROWS, rounds=1, num_pairs=16, batch_pairs=4)

@@ -17,11 +17,13 @@ import torch
 from rmray.data.group import TokenGroup
 from rmray.data.prepared import Row
 from rmray.data.shares import StepShare
+from rmray.training.collate import collate
 from rmray.training.engine import EngineSettings, TorchEngine
 from rmray.training.health import HealthMonitor, HealthWarning, WatchHealth
 from rmray.training.loop import Progress
 from rmray.training.metrics_log import read_metrics
-from rmray.training.step import Objective, evaluate_shares, train_step
+from rmray.training.objective import Objective
+from rmray.training.step import evaluate_shares, train_step
 from tests.training.curves import WARMUP, evaluation, replay, simulated_run, step_result
 from tests.training.toys import VOCAB, ToyBackbone
 
@@ -435,7 +437,9 @@ def test_a_toy_that_is_really_trained(labels: str, lr: Callable[[int], float], e
     for step in range(80):
         rows = toy_rows(rng, 32, better)
         share = StepShare(step, 0, (tuple(rows),), "hash", 32, 64)
-        result = train_step(engine, share, Objective(), lr=lr(step), pooling="last", seed=0)
+        result = train_step(
+            engine, share, collate(share, Objective(), pooling="last"), Objective(), lr=lr(step), seed=0
+        )
         if (step + 1) % 20 == 0:
             figures = evaluate_shares(engine, [held_out], Objective(), pooling="last")
             assert figures is not None

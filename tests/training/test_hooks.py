@@ -22,7 +22,8 @@ from rmray.training.hooks import (
 from rmray.training.loop import Progress
 from rmray.training.metrics_log import METRICS_FILE, MetricsLog, read_metrics
 from rmray.training.notices import PREEMPTED, Notices, request_stop
-from rmray.training.step import Objective, StepResult
+from rmray.training.objective import Objective
+from rmray.training.step import StepResult
 from tests.training.toys import ToyBackbone
 
 

@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rmray.data.batch import FlatBatch
 from rmray.data.group import TokenGroup
 from rmray.data.prepared import Row
 from rmray.data.shares import StepShare
 from rmray.errors import TrainingError
+from rmray.training import step as step_module
+from rmray.training.collate import collate
 from rmray.training.engine import EngineSettings, Ranks, TorchEngine, Update
-from rmray.training.step import Objective, StepResult, evaluate_shares, train_step
+from rmray.training.objective import Objective
+from rmray.training.step import StepResult, evaluate_shares, train_step
 from tests.spawn import run_ranks
 
 
@@ -54,8 +58,15 @@ def share(*micro_batches: Sequence[Row], step: int = 0) -> StepShare:
     return StepShare(step, 0, tuple(map(tuple, micro_batches)), "hash", rows, 2 * rows)
 
 
+def step_of(engine: Any, step_share: StepShare, objective: Objective | None = None, flag: float = 0.0) -> StepResult:
+    objective = objective or Objective()
+    return train_step(
+        engine, step_share, collate(step_share, objective, pooling="last"), objective, lr=0.1, seed=0, flag=flag
+    )
+
+
 def run(engine: TorchEngine, step_share: StepShare, objective: Objective | None = None) -> dict[str, object]:
-    result = train_step(engine, step_share, objective or Objective(), lr=0.1, pooling="last", seed=0)
+    result = step_of(engine, step_share, objective)
     return {name: getattr(result, name) for name in result.__slots__}
 
 
@@ -154,7 +165,7 @@ GOOD = ([row("a", (0, 1), margin=0.0), row("b", (2, 3), margin=0.0)], [row("c", 
 
 
 def train_faulty(engine: TorchEngine, step_share: StepShare) -> StepResult:
-    return train_step(engine, step_share, Objective(margin="data"), lr=0.1, pooling="last", seed=0)
+    return step_of(engine, step_share, Objective(margin="data"))
 
 
 def bits_of(engine: TorchEngine) -> dict[str, bytes]:
@@ -215,7 +226,7 @@ class Still:
         pass
 
     def step(self, lr: float) -> Update:
-        return Update(1.0, True)
+        return Update(torch.tensor(1.0), torch.tensor(True))
 
 
 def told_on_two_ranks(rank: int, world_size: int) -> list[StepResult]:
@@ -223,7 +234,7 @@ def told_on_two_ranks(rank: int, world_size: int) -> list[StepResult]:
     own = share([row("a", (0, 1)), row("b", (2, 3))] if rank == 0 else [])
     engine: Any = Still([2.0, 1.5, -1.0, 3.0])
     flags = [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
-    return [train_step(engine, own, Objective(), lr=0.1, pooling="last", seed=0, flag=f[rank]) for f in flags]
+    return [step_of(engine, own, flag=f[rank]) for f in flags]
 
 
 def test_ranks_learn_of_a_flag_and_an_empty_shard_disturbs_no_extreme() -> None:
@@ -233,13 +244,30 @@ def test_ranks_learn_of_a_flag_and_an_empty_shard_disturbs_no_extreme() -> None:
         assert (result.pairs, result.score_min, result.score_max, result.gap_max) == (2, -1.0, 3.0, 4.0)
 
 
+class Waits(TorchDispatchMode):
+    """Counts the operations that make the CPU wait for a device: reading a number, branching on one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_from_the_device_before_the_end_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, at_fetch = Waits(), []
+    engine = engine_of([2, 1.5, 3, 0.5])
+    fetch = step_module._over_ranks
+    monkeypatch.setattr(step_module, "_over_ranks", lambda *a: at_fetch.append(waits.count) or fetch(*a))
+    with waits:
+        step_of(engine, share([row("a", (0, 2))], [row("b", (1, 3))]))
+    assert at_fetch == [0]
+
+
 def test_a_flag_is_no_part_of_the_step() -> None:
-    plain, flagged = (
-        train_step(
-            engine_of([1.0, 2.0]), share([row("a", (0, 1))]), Objective(), lr=0.1, pooling="last", seed=0, flag=f
-        )
-        for f in (0.0, 1.0)
-    )
+    plain, flagged = (step_of(engine_of([1.0, 2.0]), share([row("a", (0, 1))]), flag=f) for f in (0.0, 1.0))
     assert not plain.flagged
     assert flagged == replace(plain, flagged=True)
 

@@ -49,8 +49,10 @@ def run_steps(engine: Engine, steps: range, poisoned: int | None = None) -> list
             loss_sum += loss.detach()
             engine.backward(loss * ranks.world_size / num_pairs(step), last=i == len(batches) - 1)
         update = engine.step(0.1)
+        applied = bool(update.applied)
+        engine.updates += applied
         loss = float(ranks.sum(loss_sum)) / num_pairs(step)
-        results.append({"loss": loss, "norm": update.grad_norm, "applied": update.applied})
+        results.append({"loss": loss, "norm": float(update.grad_norm), "applied": applied})
     return results
 
 

@@ -14,7 +14,7 @@ from rmray.training.engine.common import (
     ModelFacts,
     adamw,
     align,
-    clip,
+    clip_and_step,
     load_replicated_moments,
     persistent_buffers,
     replicated_moments,
@@ -52,11 +52,8 @@ class TorchEngine(ModelFacts):
         for _, parameter in trained(self.backbone.model):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        update = clip(self.backbone, self._settings.max_grad_norm)
-        if update.applied:
-            set_lr(self._optimizer, lr)
-            self._optimizer.step()
-            self.updates += 1
+        set_lr(self._optimizer, lr)
+        update = clip_and_step(self.backbone, self._optimizer, self._settings.max_grad_norm, self._optimizer.step)
         self._optimizer.zero_grad(set_to_none=True)
         return update
 

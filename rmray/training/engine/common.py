@@ -89,12 +89,23 @@ class InAutocast(nn.Module):
             return scores_S
 
 
-def clip(module: nn.Module, max_norm: float) -> Update:
-    """Clip whole gradients in place by their global norm."""
-    parameters = [p for p in module.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return Update(float(norm), bool(torch.isfinite(norm)))
+def clip_and_step(
+    module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float, step: Callable[[], Any]
+) -> Update:
+    """Make an optimizer's step with whole gradients, clipped by their global norm; none where that is not finite.
+
+    Clipping and the decision are left to the fused kernel, by the two tensors that torch's GradScaler gives it: it
+    divides by the one and does nothing where the other is 1. So no pass over the gradients is made for clipping, and
+    the device is not waited for. step: calls `optimizer.step()`.
+    """
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients).float()
+    applied = torch.isfinite(norm)
+    scaled: Any = optimizer
+    scaled.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)  # 1e-6 as in torch's clip_grad_norm_
+    scaled.found_inf = (~applied).float()
+    step()
+    return Update(norm, applied)
 
 
 def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

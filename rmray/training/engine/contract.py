@@ -34,11 +34,14 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What became of a step. grad_norm: over all ranks, before clipping. applied: False where it was not finite; then
-    weights and moments are as before, on every rank."""
+    """What became of a step: scalars on the engine's device, so that nothing waits for them yet.
 
-    grad_norm: float
-    applied: bool
+    grad_norm: over all ranks, before clipping. applied: 1 where the step was made; 0 where the norm was not finite, and
+    then weights and moments are as before, on every rank.
+    """
+
+    grad_norm: torch.Tensor
+    applied: torch.Tensor
 
 
 class Ranks:
@@ -51,18 +54,18 @@ class Ranks:
         self.world_size = torch.distributed.get_world_size() if together else 1
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The elementwise sum over ranks, the same on all."""
+        """The elementwise sum over ranks, the same on all, on the ranks' device."""
         return self._reduce(values, torch.distributed.ReduceOp.SUM)
 
     def max(self, values: torch.Tensor) -> torch.Tensor:
-        """The elementwise maximum over ranks, the same on all."""
+        """The elementwise maximum over ranks, the same on all, on the ranks' device."""
         return self._reduce(values, torch.distributed.ReduceOp.MAX)
 
     def _reduce(self, values: torch.Tensor, operation: Any) -> torch.Tensor:
         values = values.detach().to(self.device, copy=True)
         if self.world_size > 1:
             torch.distributed.all_reduce(values, operation)
-        return values.cpu()
+        return values
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's `value`, by rank, on all ranks. For small objects: they are pickled between our own ranks."""
@@ -81,7 +84,7 @@ class Ranks:
 class Engine(Protocol):
     """One rank's share of the model. Every method but `forward`'s reading is collective: all ranks call it alike.
 
-    updates: optimizer steps applied so far.
+    updates: optimizer steps applied so far; whoever calls `step` counts them, once it knows.
     """
 
     ranks: Ranks

@@ -19,7 +19,7 @@ from rmray.training.engine.common import (
     ModelFacts,
     adamw,
     align,
-    clip,
+    clip_and_step,
     fresh_state,
     load_replicated_moments,
     persistent_buffers,
@@ -64,23 +64,13 @@ class DeepSpeedEngine(ModelFacts):
 
     def step(self, lr: float) -> Update:
         set_lr(self._optimizer, lr)
-        update = self._step_replicated() if self._stage == 0 else self._step_sharded()
-        self.updates += update.applied
-        return update
-
-    def _step_replicated(self) -> Update:
-        # DeepSpeed's stage 0 steps on whatever gradient there is, so clipping and the check are done here.
-        update = clip(self.backbone, self._settings.max_grad_norm)
-        if update.applied:
-            self._engine.step()
-        else:
-            self._engine.zero_grad()
-        return update
-
-    def _step_sharded(self) -> Update:
+        if self._stage == 0:
+            # DeepSpeed's stage 0 steps on whatever gradient there is, so clipping and the check are done here.
+            return clip_and_step(self.backbone, self._optimizer, self._settings.max_grad_norm, self._engine.step)
         # The sharded optimizers take the norm over all ranks and drop the step where it is not finite.
         self._engine.step()
-        return Update(float(self._engine.get_global_grad_norm()), bool(self._engine.was_step_applied()))
+        facts = self._engine.get_global_grad_norm(), self._engine.was_step_applied()
+        return Update(*(torch.as_tensor(fact, device=self.ranks.device) for fact in facts))
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self.backbone.model.named_parameters():
