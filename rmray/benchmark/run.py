@@ -38,7 +38,7 @@ def run_train(subject: Subject, settings: TrainSettings, output: Path, *, notify
         return train.measure_groups(work, name, model, prototype, settings, tokenizer=tokenizer, notify=notify)
 
     limit = settings.num_pairs
-    return _run(subject, settings, limit, output, measure, lambda cells: train.report_of(cells, settings))
+    return _run(subject, settings, limit, output, measure, lambda cells: train.report_of(cells, settings), notify)
 
 
 def run_score(subject: Subject, settings: ScoreSettings, output: Path, *, notify: Callable[[str], None]) -> Report:
@@ -50,7 +50,7 @@ def run_score(subject: Subject, settings: ScoreSettings, output: Path, *, notify
         return score.measure_groups(work, name, model, prototype, settings, notify=notify)
 
     limit = settings.num_completions // 2
-    return _run(subject, settings, limit, output, measure, lambda cells: score.report_of(cells, settings))
+    return _run(subject, settings, limit, output, measure, lambda cells: score.report_of(cells, settings), notify)
 
 
 Measure = Callable[[Workload | list[TokenGroup], str, str, Any, Any], Cell]
@@ -63,13 +63,17 @@ def _run(
     output: Path,
     measure: Measure,
     report_of: Callable[[Sequence[Cell]], Report],
+    notify: Callable[[str], None],
 ) -> Report:
     cells: list[Cell] = []
     for model, prototype, tokenizer, work, name in _subjects(subject, settings, limit):
         cells.append(measure(work, name, model, prototype, tokenizer))
         report_of(cells).save(output)  # a later cell may break off
     report = report_of(cells)
-    plot_speed_ups(report, output / f"{report.kind}.png")
+    try:
+        plot_speed_ups(report, output / f"{report.kind}.png")
+    except ConfigError as error:  # no matplotlib: what was measured counts all the same
+        notify(f"no plot: {error}")
     return report
 
 

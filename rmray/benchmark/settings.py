@@ -82,5 +82,5 @@ def require(module: str, needed_for: str) -> Any:
         raise ConfigError(
             f"{needed_for} needs {module.partition('.')[0]}, which cannot be imported",
             why=str(error),
-            next_step="pip install 'rmray[benchmark]', or leave the row out (--without)",
+            next_step="pip install 'rmray[benchmark]'; a row can be left out (--without)",
         ) from error
