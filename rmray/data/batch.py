@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from rmray.data.group import TokenGroup
+from rmray.data.order import Int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,51 +76,55 @@ class FlatBatch:
 def build_batch(groups: Sequence[TokenGroup], *, pooling: str = "last") -> FlatBatch:
     """Lay groups out flat. pooling: `last` reads each path's last token, `mean` its completion's tokens, `first` its
     first token. An empty sequence of groups gives a batch of no token and no score (a rank with nothing to do)."""
-    token_ids: list[torch.Tensor] = []
-    positions: list[torch.Tensor] = []
+    token_ids: list[npt.NDArray[Any]] = []
+    positions: list[Int64] = []
     segments: list[Segment] = []
-    readout: list[torch.Tensor] = []
-    score_of: list[torch.Tensor] = []
-    start = score = 0
+    readout: list[Int64] = []
+    num_readouts: list[int] = []
+    start = 0
     for group in groups:
         prefix_start, prefix_len = start, len(group.prefix)
-        token_ids.append(torch.from_numpy(group.prefix.astype("int64")))
-        positions.append(torch.arange(prefix_len))
+        token_ids.append(group.prefix)
+        positions.append(np.arange(prefix_len))
         start += prefix_len
         suffixes = []
         for suffix, prompt_len in zip(group.suffixes, group.prompt_lens, strict=True):
             length = len(suffix)
-            token_ids.append(torch.from_numpy(suffix.astype("int64")))
-            positions.append(torch.arange(prefix_len, prefix_len + length))
+            token_ids.append(suffix)
+            positions.append(np.arange(prefix_len, prefix_len + length))
             suffixes.append((start, length))
             tokens = _readout_tokens(pooling, prefix_start, prefix_len, start, length, prompt_len)
             readout.append(tokens)
-            score_of.append(torch.full((len(tokens),), score))
+            num_readouts.append(len(tokens))
             start += length
-            score += 1
         segments.append(Segment(prefix_start, prefix_len, tuple(suffixes)))
-    empty = torch.zeros(0, dtype=torch.int64)
+    num_scores = len(num_readouts)
     return FlatBatch(
-        torch.cat([empty, *token_ids]),
-        torch.cat([empty, *positions]),
+        _join(token_ids),
+        _join(positions),
         tuple(segments),
-        torch.cat([empty, *readout]),
-        torch.cat([empty, *score_of]),
-        score,
+        _join(readout),
+        torch.from_numpy(np.repeat(np.arange(num_scores), num_readouts)),
+        num_scores,
     )
+
+
+def _join(parts: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
+    """All parts one after the other, int64."""
+    return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *parts], dtype=np.int64))
 
 
 def _readout_tokens(
     pooling: str, prefix_start: int, prefix_len: int, start: int, length: int, prompt_len: int
-) -> torch.Tensor:
+) -> Int64:
     """Flat indices of the tokens that one path's score is read from."""
     if pooling == "last":
-        return torch.tensor([start + length - 1])
+        return np.array([start + length - 1])
     if pooling == "first":
-        return torch.tensor([prefix_start if prefix_len else start])
+        return np.array([prefix_start if prefix_len else start])
     if pooling == "mean":
         # The completion may begin inside the shared prefix, where the K paths begin alike.
-        shared = torch.arange(prefix_start + min(prompt_len, prefix_len), prefix_start + prefix_len)
-        own = torch.arange(start + max(0, prompt_len - prefix_len), start + length)
-        return torch.cat([shared, own])
+        shared = np.arange(prefix_start + min(prompt_len, prefix_len), prefix_start + prefix_len)
+        own = np.arange(start + max(0, prompt_len - prefix_len), start + length)
+        return np.concatenate([shared, own])
     raise ValueError(f"unknown pooling {pooling!r}")

@@ -22,6 +22,7 @@ from rmray.data.shares import StepShare
 from rmray.data.tokenizer import load_base_tokenizer
 from rmray.models.backbone import RewardBackbone, check_packed
 from rmray.models.base import load_reward_model
+from rmray.models.memory import keep_freed_memory
 from rmray.training.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter
 from rmray.training.early_stopping import StopEarly
 from rmray.training.engine import DeepSpeedEngine, Engine, EngineSettings, Ranks, TorchEngine
@@ -62,6 +63,8 @@ def run_worker(
     """
     config, run_dir, ranks = job.config, Path(job.run_dir), Ranks(job.choices.device)
     torch.set_num_threads(config.workers.cpus)
+    if ranks.device.type == "cpu":
+        keep_freed_memory()
     engine = _make_engine(job, checkpoint, deepspeed)
     check_packed(engine.backbone)
     if checkpoint:

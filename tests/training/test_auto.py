@@ -109,11 +109,13 @@ from transformers import Qwen3Config, Qwen3ForSequenceClassification
 from rmray.data.batch import build_batch
 from rmray.data.group import TokenGroup
 from rmray.models.backbone import RewardBackbone
+from rmray.models.memory import keep_freed_memory
 from rmray.training.auto import Machine, ModelShape, micro_batch_tokens
 from rmray.training.engine import EngineSettings, TorchEngine
 
 free_bytes, packed = int(sys.argv[1]), sys.argv[2] == "packed"
 torch.set_num_threads(1)
+keep_freed_memory()  # as the worker does
 before = psutil.Process().memory_info().rss
 sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
 config = Qwen3Config(vocab_size=1000, num_attention_heads=4, num_key_value_heads=2, head_dim=64, num_labels=1, **sizes)

@@ -21,6 +21,7 @@ from rmray.models.bundle.goldens import check_goldens, load_goldens
 from rmray.models.bundle.manifest import MANIFEST_NAME, BundleManifest, check_files, model_version_of, read_manifest
 from rmray.models.bundle.weights import read_headers
 from rmray.models.head_scorer import HeadScorer, RequestEncoder
+from rmray.models.memory import keep_freed_memory
 from rmray.models.probe import check_packed
 from rmray.models.reward import Reference
 from rmray.models.scorer import ScorerInfo
@@ -91,6 +92,8 @@ def open_scorer(
     dtype: torch.dtype,
 ) -> HeadScorer:
     """The Scorer of model files that have been looked at; raises BundleError as `load_classifier` does."""
+    if device.type == "cpu":
+        keep_freed_memory()
     model = load_classifier(directory, dtype=dtype)
     head_to_float32(model, directory)
     backbone = RewardBackbone(model, pooling=pooling).to(device).eval()
