@@ -28,7 +28,7 @@ class RowFigures:
     speed_up: of rmray over this row, by medians. tokens: computed in a run, padding included. token_ratio: over
     rmray's. kept: speed_up / token_ratio, how much of the tokens saved became time saved. These are None without rmray.
     utilisation: executed operations / time / peak. useful_mfu: needed operations / time / peak. peak_bytes: None where
-    the machine does not tell.
+    the machine does not tell. rounds_s: seconds of each round.
     """
 
     name: str
@@ -43,6 +43,7 @@ class RowFigures:
     utilisation: float
     useful_mfu: float
     peak_bytes: int | None
+    rounds_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,7 @@ def figures_of_rows(
                 utilisation=passes[name] * cost.forward(work) / timing.median_s / peak_flops,
                 useful_mfu=useful_passes * cost.forward(needed) / timing.median_s / peak_flops,
                 peak_bytes=timing.peak_bytes,
+                rounds_s=tuple(timing.seconds),
             )
         )
     return tuple(rows)

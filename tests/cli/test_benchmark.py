@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -78,3 +79,49 @@ def test_help_of_every_benchmark_is_quick() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
     assert {"train", "score", "accuracy"} <= set(BENCHMARKS)
+
+
+def test_options_of_planning_and_none_that_was_not_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from rmray.benchmark import plan
+
+    known, seen = set(inspect.signature(plan.run_plan).parameters), []
+
+    def run_plan(**options: Any) -> Told:
+        assert set(options) <= known
+        seen.append({name: value for name, value in options.items() if name != "say"})
+        return Told()
+
+    monkeypatch.setattr(plan, "run_plan", run_plan)
+    monkeypatch.setattr("rmray.benchmark.plots_plan.print_plan", lambda report: None)
+    monkeypatch.setattr("rmray.benchmark.plots_plan.plot_plan", lambda report, directory: None)
+    words = "--pairs 9 --ranks 2 --planned 4 --task-pairs 0 --model 4b --peak-flops 1e12 --utilisation 1 --seed 3"
+    assert main(["benchmark", "plan", *words.split(), "--output", str(tmp_path)]) == 0
+    assert main(["benchmark", "plan", "--output", str(tmp_path)]) == 0
+    assert seen == [
+        {
+            "num_pairs": 9,
+            "num_ranks": 2,
+            "pairs_planned": 4,
+            "task_pairs": 0,
+            "model": "4b",
+            "peak_flops": 1e12,
+            "utilisation": 1.0,
+            "seed": 3,
+        },
+        {},
+    ]
+    assert json.loads((tmp_path / "plan.json").read_text()) == {"kind": "fake"}
+    assert main(["benchmark", "plan", "--model", "9b", "--output", str(tmp_path)]) == 2
+
+
+def test_options_of_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from rmray.benchmark import workers
+
+    seen: list[Any] = []
+    monkeypatch.setattr(workers, "run_workers", lambda settings, **k: seen.append((settings, k["rows"])) or Told())
+    monkeypatch.setattr(workers, "print_workers", lambda report: None)
+    assert main(["benchmark", "workers", "--output", str(tmp_path)]) == 0
+    words = ["--zero-stage", "2", "--steps", "9", "--without", workers.BARE]
+    assert main(["benchmark", "workers", *words, "--output", str(tmp_path)]) == 0
+    assert seen[0] == (workers.WorkersSettings(), (workers.BARE, workers.ONE, workers.MANY))
+    assert seen[1] == (workers.WorkersSettings(num_steps=9, zero_stage=2), (workers.ONE, workers.MANY))
