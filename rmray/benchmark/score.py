@@ -62,8 +62,13 @@ def measure_groups(
     }
     budget = None
     if PADDED in rows:
-        budget = rows[PADDED].tune([b for b in BUDGETS if b < settings.max_batch_tokens] + [settings.max_batch_tokens])
-        notify(f"{workload_name} on {model_name}: {PADDED} is fastest with {budget} tokens a batch")
+        budget = settings.padded_batch_tokens
+        if budget:
+            rows[PADDED].set_budget(budget)
+        else:
+            budgets = [b for b in BUDGETS if b < settings.max_batch_tokens]
+            budget = rows[PADDED].tune([*budgets, settings.max_batch_tokens])
+            notify(f"{workload_name} on {model_name}: {PADDED} is fastest with {budget} tokens a batch")
     peaks: list[float] = []
     timings = interleave(
         rows,

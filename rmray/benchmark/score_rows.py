@@ -113,14 +113,19 @@ class PlainRow:
             return self._way()
 
     def tune(self, budgets: Iterable[int]) -> int:
-        """Take the token budget, of those given, that is fastest here; the budget. Larger batches pad more."""
+        """Take the token budget, of those given, that is fastest here in one run; the budget. Larger batches pad more."""
         seconds: dict[int, float] = {}
         for budget in budgets:
-            self._way = self._make_way(self._model, self._paths, replace(self._settings, max_batch_tokens=budget))
-            seconds[budget] = min(self().seconds for _ in range(2))
+            self.set_budget(budget)
+            seconds[budget] = self().seconds
         best = min(seconds, key=seconds.__getitem__)
-        self._way = self._make_way(self._model, self._paths, replace(self._settings, max_batch_tokens=best))
+        self.set_budget(best)
         return best
+
+    def set_budget(self, max_batch_tokens: int) -> None:
+        """Batch by this many tokens from now on."""
+        settings = replace(self._settings, max_batch_tokens=max_batch_tokens)
+        self._way = self._make_way(self._model, self._paths, settings)
 
     def __call__(self) -> Run:
         with WorkMeter(self._model) as meter:

@@ -54,10 +54,12 @@ class TrainSettings(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreSettings(Settings):
-    """num_completions: of one run. max_batch_tokens: of a forward, padding included."""
+    """num_completions: of one run. max_batch_tokens: of a forward, padding included. padded_batch_tokens: of the padded
+    row; None for the fastest of several, which takes a run of each to find."""
 
-    num_completions: int = 256
+    num_completions: int = 128
     max_batch_tokens: int = 16384
+    padded_batch_tokens: int | None = None
     pipeline_batch: int = 8
 
 

@@ -93,9 +93,12 @@ def _train_arguments(parser: ArgumentParser) -> None:
 
 def _score_arguments(parser: ArgumentParser) -> None:
     _row_arguments(parser)
-    parser.add_argument("--completions", type=count, default=256, metavar="N", help="of a run (default: %(default)s)")
+    parser.add_argument("--completions", type=count, default=128, metavar="N", help="of a run (default: %(default)s)")
     parser.add_argument(
         "--max-batch-tokens", type=count, default=16384, metavar="N", help="of a forward (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--padded-batch-tokens", type=count, default=None, metavar="N", help="of the padded row (default: the fastest)"
     )
 
 
@@ -158,6 +161,7 @@ def _score(arguments: Namespace) -> Result:
         **_common(arguments, ROWS),
         num_completions=arguments.completions,
         max_batch_tokens=arguments.max_batch_tokens,
+        padded_batch_tokens=arguments.padded_batch_tokens,
     )
     report = run_score(_subject(arguments), settings, Path(arguments.output), notify=tell)
     print_report(report)

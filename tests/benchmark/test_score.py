@@ -55,6 +55,14 @@ def test_the_whole_benchmark_writes_and_prints(
     assert (tmp_path / "score.png").stat().st_size > 1000
 
 
+def test_the_padded_rows_budget_may_be_given(prototype: Any, small_peak: None) -> None:
+    settings = replace(SETTINGS, rows=("transformers padded",), padded_batch_tokens=100)
+    cell = score.measure_workload(WORKLOAD, "tiny", prototype, settings, notify=lambda line: None)
+    paths = [len(g.path(k)) for g in make_groups(WORKLOAD, 8, TINY.vocab_size) for k in range(4)]
+    assert cell.rows[0].tokens == sum(len(b) * paths[b[0]] for b in padded_batches(paths, 100))
+    assert cell.rows[0].speed_up is None
+
+
 def test_files_are_scored_with_their_base(tmp_path: Path, tiny_base: Path, small_peak: None) -> None:
     rows = [
         {"prompt": f"Question {i}: ", "chosen": "two plus three " * i, "rejected": "the weather"} for i in range(1, 9)
