@@ -34,13 +34,10 @@ def with_(config: TrainConfig, name: str, **sections: dict[str, Any]) -> TrainCo
     return config.model_copy(update={"run": config.run.model_copy(update={"name": name}), **changed})
 
 
-def starts(command: TrainCommand) -> list[dict[str, Any]]:
-    return [event for event in read_events(command.run_dir) if event["event"] == "started"]
-
-
 def wait_for_starts(command: TrainCommand, number: int) -> dict[str, Any]:
-    command.wait_for(lambda: len(starts(command)) >= number, f"start {number}", PATIENCE_S)
-    return starts(command)[number - 1]
+    """The run's `number`-th start, over all of its commands."""
+    command.wait_for(lambda: len(command.starts()) >= number, f"start {number}", PATIENCE_S)
+    return command.starts()[number - 1]
 
 
 def wait_for_step(command: TrainCommand, step: int) -> None:
@@ -51,8 +48,16 @@ def ended_well(command: TrainCommand) -> None:
     assert command.wait(PATIENCE_S) == 0, command.output()[-4000:]
 
 
+def ended_as_told(command: TrainCommand, num_steps: int) -> None:
+    """With SIGTERM, after so many steps."""
+    wait_for_step(command, num_steps)
+    command.send(command.process.pid, signal.SIGTERM)
+    assert command.wait(PATIENCE_S) == 1, command.output()[-4000:]
+    assert "was told to stop" in command.output()
+
+
 def test_an_elastic_run_takes_the_workers_that_there_are(run_config: TrainConfig, outcome: TrainOutcome) -> None:
-    """Two places, then one, as a node goes; then, where the run lasts until Ray Train counts again, three."""
+    """Two places, then one, as a node goes."""
     config = with_(run_config, "elastic", workers={"num": (1, 3)})
     with cluster(cpus=1) as nodes:
         goes = nodes.add_node(cpus=1)
@@ -69,19 +74,23 @@ def test_an_elastic_run_takes_the_workers_that_there_are(run_config: TrainConfig
 
 
 def test_a_node_that_joins_is_used(run_config: TrainConfig) -> None:
-    """Ray Train counts again every 60 s: the workers are started anew, from the newest checkpoint."""
-    longer = {"optim": {"epochs": 40}, "checkpoint": {"every_steps": 50}, "evaluate": {"every_steps": 200}}
+    """Places are counted once a minute: the workers are started anew, from the newest checkpoint. How many steps that
+    takes, the machine decides: the run, and the one it is compared with, would last for ever, and are told to stop."""
+    every = 50
+    endless = {"optim": {"epochs": 1000, "lr": 1e-5}, "checkpoint": {"every_steps": every}}
     with cluster(cpus=1) as nodes:
-        command = TrainCommand(with_(run_config, "joined", workers={"num": (1, 2)}, **longer), nodes.environment)
+        command = TrainCommand(with_(run_config, "joined", workers={"num": (1, 2)}, **endless), nodes.environment)
         assert wait_for_starts(command, 1)["world_size"] == 1
         nodes.add_node(cpus=1)
         again = wait_for_starts(command, 2)
         assert again["world_size"] == 2
-        assert again["lost_steps"] <= 50
-        ended_well(command)
-        alone = TrainCommand(with_(run_config, "joined-alone", workers={"num": 1}, **longer), nodes.environment)
-        ended_well(alone)
-    assert_same_but_for_rounding(command.run_dir, alone.run_dir)
+        assert again["step"] > 0
+        assert 0 <= again["lost_steps"] <= every
+        num_steps = again["step"] + every
+        ended_as_told(command, num_steps)
+        alone = TrainCommand(with_(run_config, "joined-alone", workers={"num": 1}, **endless), nodes.environment)
+        ended_as_told(alone, num_steps)
+    assert_same_but_for_rounding(command.run_dir, alone.run_dir, num_steps=num_steps)
     print(f"elastic: 1 -> 2 workers in {again['recovery_s']:.1f} s, {again['lost_steps']} step(s) lost")
 
 
@@ -203,8 +212,8 @@ def test_a_run_whose_checkpoints_are_in_an_object_store(
         print(f"on S3: {again['recovery_s']:.1f} s, {again['lost_steps']} step(s) lost")
         resumed = TrainCommand(config, nodes.environment)
         ended_well(resumed)
-        assert len(starts(resumed)) == 2
+        assert len(resumed.starts()) == 2
         anew = TrainCommand(config, nodes.environment, "--overwrite", resume=False)
-        assert wait_for_starts(anew, 1)["step"] == 0
         ended_well(anew)
+        assert [start["step"] for start in anew.starts()] == [0]
         assert curve(anew.run_dir) == curve(outcome.run_dir)
