@@ -26,6 +26,7 @@ from rmray.models.attention import (
     longest_path,
     plan_attention,
 )
+from rmray.models.last_layer import restrict_last_layer
 from rmray.models.padded import one_token_batch, padded_inputs
 from rmray.models.probe import check_packed
 
@@ -69,6 +70,7 @@ class RewardBackbone(nn.Module):
         else:
             self.packed = True
             self._set_attention(PACKED_ATTENTION)
+            restrict_last_layer(model)
 
     def forward(self, batch: FlatBatch) -> torch.Tensor:
         """scores_S, float32, on the device of the model, in the order of the batch.
@@ -106,7 +108,8 @@ class RewardBackbone(nn.Module):
 
     def packed_states(self, batch: FlatBatch) -> torch.Tensor:
         """The same [R, H] by the packed forward; raises NotPackableError where an attention layer cannot be exact."""
-        call = plan_attention(batch.segments, batch.token_ids_T.device)
+        last = batch.readout_tokens_R if self.pooling == "last" else None  # `mean` may read a token for several paths
+        call = plan_attention(batch.segments, batch.token_ids_T.device, last)
         states_1TH: torch.Tensor = self.model.base_model(
             input_ids=batch.token_ids_T[None],
             position_ids=batch.positions_T[None],

@@ -82,6 +82,7 @@ def test_equals_attention_written_out(heads: int, key_heads: int, value_width: i
         torch.testing.assert_close(a.grad, b.grad, atol=1e-11, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize(("heads", "key_heads", "value_width"), [(4, 4, 8), (4, 2, 8), (4, 4, 5)])
 def test_blocks_under_a_mask_equal_attention_written_out(heads: int, key_heads: int, value_width: int) -> None:
     call = plan_attention(SEGMENTS, "cpu")

@@ -76,6 +76,30 @@ def test_the_gradient_does_not_depend_on_sharing(groups: list[TokenGroup]) -> No
     assert gradient_distance(shared, packed) <= 1e-5
 
 
+@pytest.mark.parametrize("name", ["qwen3", "mixtral"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_last_feed_forward_sees_the_last_tokens_alone(
+    name: str, checkpointing: bool, groups: list[TokenGroup]
+) -> None:
+    backbone, padded = RewardBackbone(build(BY_NAME[name])), RewardBackbone(build(BY_NAME[name]), packed=False)
+    if checkpointing:
+        backbone.train()
+        backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+    widths: list[int] = []
+    for layer in backbone.model.base_model.layers:
+        layer.mlp.register_forward_pre_hook(lambda mlp, args: widths.append(args[0].shape[1]))
+    batch = build_batch(groups)
+    backbone(batch).sigmoid().sum().backward()
+    once = [batch.num_tokens] * (len(backbone.model.base_model.layers) - 1) + [batch.num_scores]
+    assert widths == (once + once[::-1] if checkpointing else once)
+    padded(batch).sigmoid().sum().backward()
+    assert gradient_distance(backbone, padded) <= 1e-5
+    with torch.no_grad(), backbone.plain_attention():
+        states = backbone.model.base_model(batch.token_ids_T[None]).last_hidden_state
+    assert widths[-1] == batch.num_tokens
+    assert states.shape[1] == batch.num_tokens
+
+
 def test_restarted_positions_without_our_attention_cut_completions_off() -> None:
     """transformers takes positions that restart for packed sequences of their own: the second completion loses its
     prompt without a word. The registered function without a mask function is what prevents it."""

@@ -98,12 +98,16 @@ class Blocks:
 
 @dataclass(frozen=True)
 class PackedCall:
-    """A flat batch's attention. segments: of its groups, in order, from token 0 on; longest_path: in tokens."""
+    """A flat batch's attention. segments: of its groups, in order, from token 0 on; longest_path: in tokens.
+
+    last_tokens_S: the tokens whose last states are read, each once, or None where that is not so.
+    """
 
     segments: tuple[Segment, ...]
     num_tokens: int
     longest_path: int
     device: torch.device
+    last_tokens_S: torch.Tensor | None = None
 
     @cached_property
     def split(self) -> Split:
@@ -189,7 +193,9 @@ def longest_path(segments: Sequence[Segment]) -> int:
     return max((s.prefix_len + length for s in segments for _, length in s.suffixes), default=0)
 
 
-def plan_attention(segments: Sequence[Segment], device: torch.device | str) -> PackedCall:
+def plan_attention(
+    segments: Sequence[Segment], device: torch.device | str, last_tokens_S: torch.Tensor | None = None
+) -> PackedCall:
     """Check how a batch is laid out; index tensors are made on `device` when a kernel first asks for them.
 
     Raises ValueError where the segments do not lie one after the other from token 0 on.
@@ -203,7 +209,7 @@ def plan_attention(segments: Sequence[Segment], device: torch.device | str) -> P
             if start != end or length < 1:
                 raise ValueError(f"the completion at token {start} does not follow on token {end}")
             end += length
-    return PackedCall(tuple(segments), end, longest_path(segments), torch.device(device))
+    return PackedCall(tuple(segments), end, longest_path(segments), torch.device(device), last_tokens_S)
 
 
 def sequences(segments: Sequence[Segment]) -> Iterator[tuple[int, int]]:
