@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rmray.config.train import TrainConfig
-from rmray.errors import ConfigError, TrainingError
+from rmray.errors import BundleError, ConfigError, TrainingError
 from rmray.models.bundle.manifest import MANIFEST_NAME, read_manifest
 from rmray.training.export import BUNDLE_DIR
 from rmray.training.run_dir import write_whole
@@ -100,9 +100,15 @@ def figures_of(config: TrainConfig, metrics: Mapping[str, Any]) -> RunFigures:
 
 
 def finished_metrics(run_dir: Path) -> dict[str, Any] | None:
-    """The metrics of a run that has ended, from its bundle; None where it has none yet. Raises BundleError."""
+    """The metrics of a run that has ended, from its bundle; None where it has none yet, or one that is damaged: the run,
+    resumed, makes it anew."""
     bundle = run_dir / BUNDLE_DIR
-    return dict(read_manifest(bundle).metrics) if (bundle / MANIFEST_NAME).exists() else None
+    if not (bundle / MANIFEST_NAME).exists():
+        return None
+    try:
+        return dict(read_manifest(bundle).metrics)
+    except BundleError:
+        return None
 
 
 def save_report(path: Path, report: Mapping[str, Any]) -> None:

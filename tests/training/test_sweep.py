@@ -101,6 +101,9 @@ def test_what_an_earlier_sweep_left_is_looked_up(tmp_path: Path) -> None:
     assert [(trial.done is not None, trial.resume) for trial in found] == [(True, True), (False, True), (False, False)]
     assert found[0].done == figures_of(done.config, make_metrics(0.7))
     assert [look_up(trial, identity, overwrite=True) for trial in (done, begun, new)] == [done, begun, new]
+    (run_dir_of(done.config) / "bundle" / "rmray.json").write_text("{")
+    damaged = look_up(done, identity, overwrite=False)
+    assert (damaged.done, damaged.resume) == (None, True)
 
 
 def test_a_run_of_another_config_or_of_other_data_is_not_taken_for_a_trial(tmp_path: Path) -> None:
