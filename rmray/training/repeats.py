@@ -100,8 +100,8 @@ def figures_of(config: TrainConfig, metrics: Mapping[str, Any]) -> RunFigures:
 
 
 def finished_metrics(run_dir: Path) -> dict[str, Any] | None:
-    """The metrics of a run that has ended, from its bundle; None where it has none yet, or one that is damaged: the run,
-    resumed, makes it anew."""
+    """The metrics of a run that has ended, from its bundle; None where it has none yet, or one that is damaged: the
+    run, resumed, makes it anew."""
     bundle = run_dir / BUNDLE_DIR
     if not (bundle / MANIFEST_NAME).exists():
         return None
