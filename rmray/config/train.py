@@ -58,7 +58,7 @@ class ModelConfig(Section):
     lora: None = None
     """Low-rank adapters: none, all weights are trained."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations in the backward pass. auto: on a GPU for models of 1B parameters and more."""
+    """Recompute activations in the backward pass. auto: where a forward of useful size would not fit without."""
     packed: Literal["auto"] | bool = "auto"
     """Packed, prefix-shared forward. auto: where the architecture passes the guards, else padded, announced."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

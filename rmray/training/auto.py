@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from rmray.config.train import TrainConfig
 from rmray.data.packing import ATTENDED_PER_TOKEN, attended_per_token_of
 from rmray.errors import ClusterError, ModelError
 
 SHARDING_PAYS_FROM = 2_000_000_000  # parameters: below, plain data parallel is faster than ZeRO-3
-CHECKPOINTING_PAYS_FROM = 1_000_000_000
+FULL_SPEED_TOKENS = 4_096  # of a forward: with fewer, matrix products lose more than recomputation costs
 STATE_BYTES_PER_PARAMETER = 20  # fp32 weight, ZeRO's master copy of it, gradient, two moments
 PROCESS_BYTES = 2**29  # a worker before it holds a model: torch, Ray and DeepSpeed, or the context of a GPU
 USED_SHARE = 0.85  # of free memory: what others take meanwhile; Ray stops workers where a node is 95% full
 ACTIVATIONS_SHARE = 0.6  # of what that leaves: the CPU's allocator was measured to keep 1.65 bytes for each one in use
 FITS_ABOUT = 0.8  # of a budget: within the margin of `micro_batch_tokens`
 MAX_AUTO_TOKENS = 65_536  # larger forwards gain nothing
+GPU_BUCKETS = (20_000_000, 200_000_000)  # least and most elements of a message between ranks
+CPU_BUCKETS = (5_000_000, 20_000_000)
 MAX_AUTO_TOKENS_CPU = 8_192  # beyond, activations only leave the caches
 
 
@@ -45,11 +48,18 @@ class Machine:
     name: str
 
 
+class Buckets(NamedTuple):
+    """elements: of one message between ranks. whole_below: at stage 3, parameters smaller than this stay whole."""
+
+    elements: int = CPU_BUCKETS[0]
+    whole_below: int = 100_000
+
+
 @dataclass(frozen=True, slots=True)
 class Choices:
     """What a run is made with once nothing is left to `auto`. shared_prefix: whether the forward is expected to compute
     a prompt once for all its completions, which is what `max_micro_batch_tokens` then counts. attended_per_token: what
-    attention costs on this model, for the balance over workers."""
+    attention costs on this model, for the balance over workers. buckets: of the engine."""
 
     device: str
     bfloat16: bool
@@ -58,6 +68,7 @@ class Choices:
     max_micro_batch_tokens: int
     shared_prefix: bool = True
     attended_per_token: int = ATTENDED_PER_TOKEN
+    buckets: Buckets = field(default_factory=Buckets)
 
 
 def check_capacity(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> int:
@@ -86,19 +97,23 @@ def choose(config: TrainConfig, shape: ModelShape, machine: Machine) -> Choices:
     """Resolve every `auto`. Raises ModelError for bfloat16 where the device has none, and where nothing fits."""
     bfloat16 = choose_bfloat16(config.model.dtype, machine)
     zero_stage = choose_zero_stage(config.workers.zero_stage, shape.num_parameters, config.workers.max_num)
+    shards = config.workers.min_num if zero_stage == 3 else 1
+    at_least = 2 * config.data.max_length
+    tokens = config.workers.max_micro_batch_tokens
     checkpointing = config.model.gradient_checkpointing
     if checkpointing == "auto":
-        checkpointing = machine.device == "cuda" and shape.num_parameters >= CHECKPOINTING_PAYS_FROM
-    tokens = config.workers.max_micro_batch_tokens
+        wanted = max(at_least, FULL_SPEED_TOKENS) if tokens == "auto" else tokens
+        checkpointing = wanted > _fitting_tokens(
+            shape, machine, shards=shards, gradient_checkpointing=False, bfloat16=bfloat16
+        )
     if tokens == "auto":
-        shards = config.workers.min_num if zero_stage == 3 else 1
         tokens = micro_batch_tokens(
             shape,
             machine,
             shards=shards,
             gradient_checkpointing=checkpointing,
             bfloat16=bfloat16,
-            at_least=2 * config.data.max_length,
+            at_least=at_least,
         )
     return Choices(
         machine.device,
@@ -108,6 +123,7 @@ def choose(config: TrainConfig, shape: ModelShape, machine: Machine) -> Choices:
         tokens,
         choose_shared_prefix(config, shape),
         attended_per_token_of(shape.hidden, shape.intermediate),
+        choose_buckets(shape, machine),
     )
 
 
@@ -153,6 +169,14 @@ def choose_zero_stage(stage: int | str, num_parameters: int, num_workers: int) -
     return 3 if num_workers > 1 and num_parameters >= SHARDING_PAYS_FROM else 0
 
 
+def choose_buckets(shape: ModelShape, machine: Machine) -> Buckets:
+    """Messages of one square matrix of the model's width, as transformers' own `auto` has it, within bounds: small ones
+    cost more calls than bytes, large ones hold memory and overlap with nothing. Parameters of 10 widths (norms, biases)
+    stay whole on every rank, for gathering them costs more than holding them."""
+    bounds = GPU_BUCKETS if machine.device == "cuda" else CPU_BUCKETS
+    return Buckets(min(max(shape.hidden**2, bounds[0]), bounds[1]), 10 * shape.hidden)
+
+
 def micro_batch_tokens(
     shape: ModelShape,
     machine: Machine,
@@ -168,10 +192,11 @@ def micro_batch_tokens(
     from the last hidden state, so that no vocabulary-sized activation appears. Raises ModelError where `at_least` does
     not fit.
     """
-    state = STATE_BYTES_PER_PARAMETER * shape.num_parameters / shards
-    usable = ACTIVATIONS_SHARE * (USED_SHARE * machine.free_bytes - PROCESS_BYTES - state)
-    fitting = int(usable / _bytes_per_token(shape, gradient_checkpointing, bfloat16))
+    fitting = _fitting_tokens(
+        shape, machine, shards=shards, gradient_checkpointing=gradient_checkpointing, bfloat16=bfloat16
+    )
     if fitting < at_least:
+        state = _state_bytes(shape, shards)
         raise ModelError(
             "a comparison of the greatest length does not fit in a worker's memory",
             where="workers.max_micro_batch_tokens",
@@ -181,6 +206,19 @@ def micro_batch_tokens(
             "workers.zero_stage 3, or set workers.max_micro_batch_tokens yourself",
         )
     return max(at_least, min(fitting, MAX_AUTO_TOKENS_CPU if machine.device == "cpu" else MAX_AUTO_TOKENS))
+
+
+def _state_bytes(shape: ModelShape, shards: int) -> float:
+    """Weights, gradients and moments of one worker."""
+    return STATE_BYTES_PER_PARAMETER * shape.num_parameters / shards
+
+
+def _fitting_tokens(
+    shape: ModelShape, machine: Machine, *, shards: int, gradient_checkpointing: bool, bfloat16: bool
+) -> int:
+    """Tokens whose activations fit beside the state; below 0 where not even that fits."""
+    usable = ACTIVATIONS_SHARE * (USED_SHARE * machine.free_bytes - PROCESS_BYTES - _state_bytes(shape, shards))
+    return int(usable / _bytes_per_token(shape, gradient_checkpointing, bfloat16))
 
 
 def _bytes_per_token(shape: ModelShape, gradient_checkpointing: bool, bfloat16: bool) -> float:

@@ -182,6 +182,8 @@ def _make_engine(job: WorkerJob, checkpoint: Checkpoint | None, deepspeed: bool)
         eps=config.optim.eps,
         max_grad_norm=config.optim.max_grad_norm,
         bfloat16=choices.bfloat16,
+        bucket_elements=choices.buckets.elements,
+        whole_below=choices.buckets.whole_below,
     )
 
     def load(gather: Callable[[list[Any]], AbstractContextManager[Any]]) -> RewardBackbone:

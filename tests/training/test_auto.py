@@ -12,7 +12,15 @@ import pytest
 
 from rmray.config.train import TrainConfig
 from rmray.errors import ClusterError, ModelError
-from rmray.training.auto import Machine, ModelShape, check_capacity, choose, choose_zero_stage, micro_batch_tokens
+from rmray.training.auto import (
+    Machine,
+    ModelShape,
+    check_capacity,
+    choose,
+    choose_buckets,
+    choose_zero_stage,
+    micro_batch_tokens,
+)
 
 GIB = 2**30
 TINY = ModelShape(num_parameters=100_000, hidden=32, intermediate=96, layers=2)
@@ -72,6 +80,25 @@ def test_bfloat16_where_it_cannot_run() -> None:
 def test_what_cannot_fit_is_said_before_anything_starts() -> None:
     with pytest.raises(ModelError, match=r"model\.gradient_checkpointing"):
         choose(config(workers={"num": 2}), SEVEN_B, GPU)
+
+
+def test_checkpointing_is_chosen_where_memory_asks_for_it_and_not_before() -> None:
+    large = Machine("cuda", 141 * GIB, True, "a GPU of 141 GiB")
+    one_b = ModelShape(num_parameters=1_700_000_000, hidden=2048, intermediate=6144, layers=28)
+    assert not choose(config(), one_b, large).gradient_checkpointing
+    assert choose(config(), one_b, replace(large, free_bytes=64 * GIB)).gradient_checkpointing
+    # What the user asks to fit in one forward decides, where that is said.
+    asked = config(workers={"max_micro_batch_tokens": 60_000})
+    assert choose(asked, one_b, large).gradient_checkpointing
+    assert not choose(config(model={"gradient_checkpointing": False}), one_b, large).gradient_checkpointing
+
+
+def test_buckets_follow_the_width_of_the_model_within_bounds() -> None:
+    gpu, cpu = Machine("cuda", GIB, True, "a GPU"), Machine("cpu", GIB, False, "a CPU")
+    assert choose_buckets(TINY, cpu) == (5_000_000, 320)
+    assert choose_buckets(replace(TINY, hidden=8192), gpu) == (8192**2, 81_920)
+    assert choose_buckets(replace(TINY, hidden=65_536), gpu).elements == 200_000_000
+    assert choose_buckets(TINY, gpu).elements == 20_000_000
 
 
 def test_more_memory_checkpointing_or_shards_never_give_fewer_tokens() -> None:

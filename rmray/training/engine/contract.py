@@ -22,7 +22,10 @@ that checkpoints hold."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """How a step is made. weight_decay: on matrices alone, as is usual. bfloat16: autocast of the forward."""
+    """How a step is made. weight_decay: on matrices alone, as is usual. bfloat16: autocast of the forward.
+
+    bucket_elements: of one message between ranks. whole_below: at stage 3, parameters of fewer elements stay whole.
+    """
 
     zero_stage: int = 0
     weight_decay: float = 0.01
@@ -30,6 +33,8 @@ class EngineSettings:
     eps: float = 1e-8
     max_grad_norm: float = 1.0
     bfloat16: bool = False
+    bucket_elements: int = 5_000_000
+    whole_below: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,6 @@ def _import_deepspeed() -> Any:
 
 def _deepspeed_config(settings: EngineSettings, ranks: Ranks) -> dict[str, Any]:
     on_gpu = ranks.device.type == "cuda"
-    bucket_elements = 50_000_000 if on_gpu else 5_000_000
     return {
         "train_micro_batch_size_per_gpu": 1,  # nominal: micro-batches are planned by tokens, and weighed by the loss
         "gradient_accumulation_steps": 1,
@@ -180,9 +179,10 @@ def _deepspeed_config(settings: EngineSettings, ranks: Ranks) -> dict[str, Any]:
             "stage": settings.zero_stage,
             "overlap_comm": on_gpu,
             "contiguous_gradients": True,
-            "reduce_bucket_size": bucket_elements,
-            "allgather_bucket_size": bucket_elements,
-            "stage3_prefetch_bucket_size": bucket_elements,
+            "reduce_bucket_size": settings.bucket_elements,
+            "allgather_bucket_size": settings.bucket_elements,
+            "stage3_prefetch_bucket_size": settings.bucket_elements,
+            "stage3_param_persistence_threshold": settings.whole_below,
         },
     }
 
