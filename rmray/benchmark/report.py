@@ -8,12 +8,12 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rmray.benchmark.flops import ModelCost, Work
+from rmray.benchmark.flops import Work
 from rmray.benchmark.timing import Timing
 
 OURS = "rmray"
@@ -106,13 +106,11 @@ def figures_of_rows(
     timings: Mapping[str, Timing],
     *,
     num_units: int,
-    cost: ModelCost,
-    needed: Work,
-    passes: Mapping[str, int],
-    useful_passes: int,
+    executed: Callable[[str, Work], int],
+    needed: int,
     peak_flops: float,
 ) -> tuple[RowFigures, ...]:
-    """passes: forwards that a run of each row amounts to, backward included; useful_passes: those that are needed."""
+    """executed: operations of a row's run, from its name and the work counted. needed: operations that had to be."""
     ours = timings.get(OURS)
     rows = []
     for name, timing in timings.items():
@@ -130,8 +128,8 @@ def figures_of_rows(
                 tokens=work.tokens,
                 token_ratio=ratio,
                 kept=speed_up / ratio if speed_up is not None and ratio is not None else None,
-                utilisation=passes[name] * cost.forward(work) / timing.median_s / peak_flops,
-                useful_mfu=useful_passes * cost.forward(needed) / timing.median_s / peak_flops,
+                utilisation=executed(name, work) / timing.median_s / peak_flops,
+                useful_mfu=needed / timing.median_s / peak_flops,
                 peak_bytes=timing.peak_bytes,
                 rounds_s=tuple(timing.seconds),
             )

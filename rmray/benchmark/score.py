@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from rmray.benchmark.equal import check_scores, tolerance_of
-from rmray.benchmark.flops import measure_peak, model_cost, needed_work
+from rmray.benchmark.flops import forward_operations, measure_peak, needed_work
 from rmray.benchmark.report import OURS, Cell, Report, figures_of_rows, machine_facts
 from rmray.benchmark.settings import ScoreSettings
 from rmray.benchmark.timing import interleave
@@ -80,7 +80,7 @@ def measure_groups(
             f"{name}: {run.seconds:.2f} s"
         ),
     )
-    needed, peak_flops = needed_work(groups), statistics.median(peaks)
+    needed, peak_flops = needed_work(prototype, groups), statistics.median(peaks)
     given = sum(len(g.prefix) + len(s) for g in groups for s in g.suffixes)
     completions = sum(g.num_completions for g in groups)
     return Cell(
@@ -102,10 +102,8 @@ def measure_groups(
         rows=figures_of_rows(
             timings,
             num_units=completions,
-            cost=model_cost(prototype),
-            needed=needed,
-            passes=dict.fromkeys(rows, 1),
-            useful_passes=1,
+            executed=lambda name, work: forward_operations(prototype, work),
+            needed=forward_operations(prototype, needed),
             peak_flops=peak_flops,
         ),
     )

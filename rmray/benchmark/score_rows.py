@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rmray.benchmark.flops import Work, WorkMeter, batch_work, lengths_of, synchronize
+from rmray.benchmark.flops import LinearMeter, PlainMeter, Work, batch_work, lengths_of, synchronize
 from rmray.benchmark.settings import ScoreSettings
 from rmray.benchmark.timing import Run
 from rmray.benchmark.workloads import PAD_ID
@@ -33,7 +34,7 @@ Scores = npt.NDArray[np.float64]
 
 
 class EncodedScorer(HeadScorer):
-    """A trained head's scorer whose requests are encoded already; it notes what its forwards compute."""
+    """A trained head's scorer whose requests are encoded already; it notes tokens and attended pairs."""
 
     def __init__(self, backbone: RewardBackbone, groups: Sequence[TokenGroup], device: str) -> None:
         # Neither encoder nor reference is asked for anything but the policy for unfinished completions: all are whole.
@@ -78,6 +79,7 @@ class RmrayRow:
         self._scorer = EncodedScorer(RewardBackbone(model), groups, settings.device)
         check_packed(self._scorer.backbone)
         self._settings = settings
+        self._linear = 0
 
     @property
     def packed(self) -> bool:
@@ -93,8 +95,11 @@ class RmrayRow:
 
     def __call__(self) -> Run:
         self._scorer.work = Work()
-        seconds = _seconds(self.score, self._settings.device)
-        return Run(seconds, self._scorer.work)
+        meter = LinearMeter(self._scorer.backbone.model)
+        with nullcontext() if self._linear else meter:  # every run computes the same: the first is counted
+            seconds = _seconds(self.score, self._settings.device)
+        self._linear = self._linear or meter.operations
+        return Run(seconds, self._scorer.work + Work(linear=self._linear))
 
 
 class PlainRow:
@@ -106,6 +111,7 @@ class PlainRow:
         self._settings = settings
         self._make_way = WAYS[way]
         self._way = self._make_way(self._model, self._paths, settings)
+        self._work: Work | None = None
 
     def score(self) -> Scores:
         """One score a completion."""
@@ -113,7 +119,7 @@ class PlainRow:
             return self._way()
 
     def tune(self, budgets: Iterable[int]) -> int:
-        """Take the token budget, of those given, that is fastest here in one run; the budget. Larger batches pad more."""
+        """Take the token budget, of those given, that is fastest here in one run; the budget."""
         seconds: dict[int, float] = {}
         for budget in budgets:
             self.set_budget(budget)
@@ -126,11 +132,14 @@ class PlainRow:
         """Batch by this many tokens from now on."""
         settings = replace(self._settings, max_batch_tokens=max_batch_tokens)
         self._way = self._make_way(self._model, self._paths, settings)
+        self._work = None
 
     def __call__(self) -> Run:
-        with WorkMeter(self._model) as meter:
+        meter = PlainMeter(self._model)
+        with nullcontext() if self._work else meter:
             seconds = _seconds(self.score, self._settings.device)
-        return Run(seconds, meter.work())
+        self._work = self._work or meter.work()
+        return Run(seconds, self._work)
 
 
 def _seconds(score: Callable[[], Scores], device: str) -> float:

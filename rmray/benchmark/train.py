@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from rmray.benchmark.equal import check_gradients, check_scores, tolerance_of
-from rmray.benchmark.flops import CHECKPOINTED_PASSES, TRAINING_PASSES, measure_peak, model_cost, needed_work
+from rmray.benchmark.flops import measure_peak, needed_work, training_operations
 from rmray.benchmark.report import OURS, Cell, Report, figures_of_rows, machine_facts
 from rmray.benchmark.sets import pairs_of_groups, rows_of_groups, write_set
 from rmray.benchmark.settings import TrainSettings
@@ -86,10 +86,9 @@ def measure_groups(
                 f"{name}: {run.seconds:.2f} s"
             ),
         )
-    cost, needed = model_cost(prototype), needed_work(groups)
+    needed = needed_work(prototype, groups)
     given = sum(len(p.chosen) + len(p.rejected) for p in pairs)
     peak_flops = statistics.median(peaks)
-    on = CHECKPOINTED_PASSES if settings.checkpointing else TRAINING_PASSES
     return Cell(
         workload=workload_name,
         model=model_name,
@@ -109,10 +108,10 @@ def measure_groups(
         rows=figures_of_rows(
             timings,
             num_units=len(pairs),
-            cost=cost,
-            needed=needed,
-            passes={name: CHECKPOINTED_PASSES if name == "trl default" else on for name in rows},
-            useful_passes=TRAINING_PASSES,
+            executed=lambda name, work: training_operations(
+                prototype, work, checkpointing=settings.checkpointing or name == "trl default"
+            ),
+            needed=training_operations(prototype, needed),
             peak_flops=peak_flops,
         ),
     )

@@ -10,6 +10,7 @@ import importlib.util
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rmray.benchmark.flops import Work, batch_work, synchronize
+from rmray.benchmark.flops import LinearMeter, Work, batch_work, synchronize
 from rmray.benchmark.sets import rows_of_groups
 from rmray.benchmark.settings import TrainSettings
 from rmray.benchmark.timing import Run
@@ -53,7 +54,7 @@ class DisjointPairs(Objective):
 
 
 class MeteredEngine(TorchEngine):
-    """The bare engine, which notes what its forwards compute."""
+    """The bare engine, which notes tokens and attended pairs of its forwards."""
 
     work = Work()
 
@@ -126,6 +127,7 @@ class RmrayRow:
         self._source = StepSource(
             str(set_dir), settings.seed, batch_groups, max_micro_batch_tokens=max_micro_batch_tokens
         )
+        self._linear = 0
         self.packed = True
 
     def __call__(self) -> Run:
@@ -143,14 +145,17 @@ class RmrayRow:
             log = MetricsLog(Path(run_dir)) if importlib.util.find_spec("tensorboard") else None
             hooks: list[Hook] = [LogSteps(log, None, {}), StopWhenBroken()]
             engine.work = Work()  # without the probe's
-            synchronize(settings.device)
-            start_s = time.perf_counter()
-            run_loop(engine, local_steps(self._source), loop, hooks)
-            synchronize(settings.device)
-            seconds = time.perf_counter() - start_s
+            meter = LinearMeter(engine.backbone.model)
+            with nullcontext() if self._linear else meter:  # every run computes the same: the first is counted
+                synchronize(settings.device)
+                start_s = time.perf_counter()
+                run_loop(engine, local_steps(self._source), loop, hooks)
+                synchronize(settings.device)
+                seconds = time.perf_counter() - start_s
             if log:
                 log.close()
-        return Run(seconds, engine.work)
+        self._linear = self._linear or meter.operations
+        return Run(seconds, engine.work + Work(linear=self._linear))
 
 
 def auto_micro_batch_tokens(prototype: Any, settings: TrainSettings, *, longest_path: int) -> int:

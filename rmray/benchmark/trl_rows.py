@@ -12,13 +12,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from rmray.benchmark.flops import WorkMeter, synchronize
+from rmray.benchmark.flops import PlainMeter, Work, synchronize
 from rmray.benchmark.sets import Pair
 from rmray.benchmark.settings import TrainSettings, require
 from rmray.benchmark.timing import Run
@@ -128,6 +129,7 @@ class TrlRow:
             sizes = [(len(p.chosen), len(p.rejected)) for p in pairs]
             pairs = [pairs[i] for i in length_order(sizes, settings.batch_pairs, settings.seed)]
         self._pairs = pairs
+        self._work: Work | None = None
 
     def __call__(self) -> Run:
         settings, clock = self._settings, Clock(self._settings.device)
@@ -143,6 +145,8 @@ class TrlRow:
                 callbacks=[clock],
             )
             torch.set_num_threads(settings.threads)  # whatever the trainer's setup made of it
-            with WorkMeter(trainer.model) as meter:
+            meter = PlainMeter(trainer.model)
+            with nullcontext() if self._work else meter:  # every run computes the same: the first is counted
                 trainer.train()
-        return Run(clock.seconds, meter.work())
+        self._work = self._work or meter.work()
+        return Run(clock.seconds, self._work)

@@ -51,7 +51,7 @@ def test_a_cell_counts_what_each_side_computes(prototype: Any, small_peak: None)
         assert 0 < row.useful_mfu <= row.utilisation
     # The same forwards, and one more of them.
     recomputed = rows[DEFAULT].utilisation * rows[DEFAULT].median_s / (rows[RANDOM].utilisation * rows[RANDOM].median_s)
-    assert recomputed == pytest.approx(4 / 3)
+    assert recomputed == pytest.approx(4 / 3, rel=0.01)  # but for the head
 
 
 def test_the_whole_benchmark_writes_and_prints(

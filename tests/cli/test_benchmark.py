@@ -44,8 +44,8 @@ def test_options_of_training(calls: list[tuple[Any, ...]], capsys: pytest.Captur
 
 
 def test_options_of_scoring(calls: list[tuple[Any, ...]]) -> None:
-    words = "--completions 64 --max-batch-tokens 2048 --padded-batch-tokens 512 --rows rmray --data a.jsonl b.jsonl --base dir"
-    assert main(["benchmark", "score", *words.split()]) == 0
+    words = "--completions 64 --max-batch-tokens 2048 --padded-batch-tokens 512 --rows rmray"
+    assert main(["benchmark", "score", *words.split(), "--data", "a.jsonl", "b.jsonl", "--base", "dir"]) == 0
     subject, settings, _ = calls[0]
     assert (settings.num_completions, settings.max_batch_tokens, settings.rows) == (64, 2048, ("rmray",))
     assert settings.padded_batch_tokens == 512
