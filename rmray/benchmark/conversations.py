@@ -15,12 +15,13 @@ MAX_TURNS, MAX_SENTENCES = 12, 8  # of a conversation before its prompt, and mor
 
 
 def write_conversations(directory: Path, *, num_pairs: int, seed: int) -> list[dict[str, Any]]:
-    """Write DIR/pairs.jsonl, which has `num_pairs` pairs at least; its rows. The same arguments give the same bytes."""
+    """Write DIR/pairs.jsonl, which has `num_pairs` pairs; its rows. The same arguments give the same bytes."""
     from rmray.data.world import write_world
 
     world = write_world(directory / "town", num_prompts=num_pairs, num_test_prompts=8, num_rollouts=1, seed=seed)
     with gzip.open(world.pairs_train, "rt", encoding="utf-8") as lines:
-        rows = make_conversations([json.loads(line) for line in lines], seed)
+        pairs = [json.loads(line) for line in lines]  # a prompt has one or more
+    rows = make_conversations(pairs[:num_pairs], seed)
     (directory / PAIRS_FILE).write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     return rows
 

@@ -52,24 +52,33 @@ class Point:
     groups: int = 8
 
 
-MULTI_TURN = Workload("multi-turn", 125, 45, 2)
-SWEEPS: dict[str, tuple[Point, ...]] = {
-    "model": tuple(Point(i, MULTI_TURN, model) for i, model in enumerate(("1m", "5m", "30m", "80m"))),
-    "length": tuple(Point(n, Workload(f"{n} tokens", 0.75 * n, 0.25 * n, 2)) for n in (64, 128, 256, 512, 1024, 2048)),
-    "K": tuple(Point(k, Workload(f"K {k}", 512, 64, k), groups=4) for k in (1, 2, 4, 8, 16)),
-    "prompt share": tuple(
-        Point(share, Workload(f"{share:.0%}", max(1.0, share * 256), (1 - share) * 256, 2))
-        for share in (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
-    ),
-}
-QUICK_SWEEPS: dict[str, tuple[Point, ...]] = {
-    "model": tuple(Point(i, MULTI_TURN, model, 2) for i, model in enumerate(("1m", "5m"))),
-    "length": tuple(Point(n, Workload(f"{n} tokens", 0.75 * n, 0.25 * n, 2), "1m", 2) for n in (64, 256)),
-    "K": tuple(Point(k, Workload(f"K {k}", 64, 16, k), "1m", 2) for k in (1, 4)),
-    "prompt share": tuple(
-        Point(s, Workload(f"{s:.0%}", max(1.0, s * 64), (1 - s) * 64, 2), "1m", 2) for s in (0.0, 0.9)
-    ),
-}
+def _alike(name: str, prompt: float, completion: float, completions: int = 2) -> Workload:
+    """Lengths that are all alike: padding, which only helps packed, is no part of what is shown."""
+    return Workload(name, max(1.0, prompt), completion, completions, sigma=0.0)
+
+
+def _sweeps(
+    models: Sequence[str], lengths: Sequence[int], ks: Sequence[int], shares: Sequence[float], model: str, groups: int
+) -> dict[str, tuple[Point, ...]]:
+    """Multi-turn lengths over models; 3/4 of a path are prompt over lengths; P 512, R 64 over K; paths of 256 tokens
+    over the prompt's share."""
+    return {
+        "model": tuple(Point(i, _alike("multi-turn", 125, 45), name, groups) for i, name in enumerate(models)),
+        "length": tuple(Point(n, _alike(f"{n} tokens", 0.75 * n, 0.25 * n), model, groups) for n in lengths),
+        "K": tuple(Point(k, _alike(f"K {k}", 512, 64, k), model, max(1, groups // 2)) for k in ks),
+        "prompt share": tuple(Point(s, _alike(f"{s:.0%}", s * 256, (1 - s) * 256), model, groups) for s in shares),
+    }
+
+
+SWEEPS = _sweeps(
+    ("1m", "5m", "30m", "80m"),
+    (64, 128, 256, 512, 1024, 2048),
+    (1, 2, 4, 8, 16),
+    (0, 0.1, 0.25, 0.5, 0.75, 0.9),
+    "5m",
+    8,
+)
+QUICK_SWEEPS = _sweeps(("1m", "5m"), (64, 256), (1, 4), (0, 0.9), "1m", 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,7 +130,7 @@ def _make_inputs(directory: Path, settings: WorkersSettings) -> TrainConfig:
     from rmray.data.prepare import prepare_for
     from rmray.models.tiny_base import build_tiny_base
 
-    num_pairs = settings.global_batch_size * settings.num_steps
+    num_pairs = settings.global_batch_size * (settings.num_steps + 1)  # some may be dropped
     rows = write_conversations(directory, num_pairs=num_pairs, seed=settings.seed)
     shape = SHAPES[settings.model]
     base = build_tiny_base(

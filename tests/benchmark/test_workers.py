@@ -68,6 +68,7 @@ def test_conversations_are_multi_turn_and_end_as_the_town_has_them(tmp_path):
     rows = write_conversations(tmp_path, num_pairs=200, seed=3)
     again = write_conversations(tmp_path / "again", num_pairs=200, seed=3)
     assert rows == again
+    assert len(rows) == 200
     assert [json.loads(line) for line in (tmp_path / PAIRS_FILE).read_text().splitlines()] == rows
     assert 4 < sum(len(row["prompt"]) // 2 for row in rows) / len(rows) < 8
     assert {message["role"] for row in rows for message in row["prompt"][1::2]} == {"assistant"}
