@@ -9,6 +9,7 @@ from typing import Any
 from rmray.benchmark.growth import GrowthCell, GrowthReport, RowFigures
 
 MIB = 2**20
+COLUMNS = 3
 STYLES = {"train": "-", "score": "--"}
 
 
@@ -88,7 +89,13 @@ def _draw(
     from matplotlib import pyplot
 
     sweeps = list(dict.fromkeys(cell.sweep for cell in report.cells))
-    figure, axes = pyplot.subplots(1, len(sweeps) + 1, figsize=(4.4 * (len(sweeps) + 1), 4.2), layout="constrained")
+    lines = -(-(len(sweeps) + 1) // COLUMNS)
+    figure, grid = pyplot.subplots(
+        lines, COLUMNS, figsize=(4.6 * COLUMNS, 4 * lines), layout="constrained", squeeze=False
+    )
+    axes, spare = grid.flat[: len(sweeps) + 1], grid.flat[len(sweeps) + 1 :]
+    for panel in spare:
+        panel.set_axis_off()
     for panel, sweep in zip(axes, sweeps, strict=False):
         for kind, style in STYLES.items():
             cells = [cell for cell in report.cells if (cell.sweep, cell.kind) == (sweep, kind)]
@@ -104,7 +111,7 @@ def _draw(
     panel.set(title="rows of a data set", ylabel=unit, xscale="log", yscale="log")
     for panel in axes:
         if panel.get_legend_handles_labels()[0]:
-            panel.legend(fontsize=7)
+            panel.legend(fontsize=7, handlelength=3.5)
     figure.suptitle("rmray: packed beside padded; red crosses: packed is the slower one")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
