@@ -222,5 +222,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "score": Benchmark("the scorer beside plain transformers", _score_arguments, _score),
     "accuracy": Benchmark("held-out accuracy beside TRL's, on the same data", _accuracy_arguments, _accuracy),
     "plan": Benchmark("the planner on a simulated large set over many ranks", scale.plan_arguments, scale.run_plan),
+    "growth": Benchmark(
+        "time and memory over model size, length, K and data", scale.growth_arguments, scale.run_growth
+    ),
     "workers": Benchmark("Ray Train and DeepSpeed beside the bare loop", scale.workers_arguments, scale.run_workers),
 }

@@ -16,6 +16,7 @@ from rmray.cli.numbers import count
 Result = Mapping[str, Any]
 
 _PLAN_OPTIONS = ("num_pairs", "num_ranks", "pairs_planned", "task_pairs", "model", "peak_flops", "utilisation", "seed")
+_GROWTH_OPTIONS = ("rounds", "max_micro_batch_tokens", "threads", "device", "seed")
 _WORKERS_OPTIONS = (
     "model",
     "cpus",
@@ -52,6 +53,45 @@ def run_plan(arguments: Namespace) -> Result:
     print_plan(report)
     save_json(Path(arguments.output), "plan", report.to_json())
     plot_plan(report, Path(arguments.output))
+    return report.to_json()
+
+
+def growth_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round: to see that it runs")
+    parser.add_argument("--sweep", nargs="+", metavar="NAME", help="run these sweeps alone; `data` is one of them")
+    parser.add_argument("--rows", nargs="+", type=count, metavar="N", help="sizes of the data sets")
+    parser.add_argument("--without-prepare", action="store_true", help="prepare no data set, which needs Ray")
+    parser.add_argument("--rounds", type=count, metavar="N", help="timed runs of each cell")
+    parser.add_argument("--max-micro-batch-tokens", type=count, metavar="N")
+    parser.add_argument("--threads", type=count, metavar="N", help="of torch")
+    parser.add_argument("--device", choices=["cpu", "cuda"])
+    parser.add_argument("--seed", type=int, metavar="N")
+
+
+def run_growth(arguments: Namespace) -> Result:
+    from dataclasses import replace
+
+    from rmray.benchmark import growth
+    from rmray.benchmark.growth_data import DataSettings
+    from rmray.benchmark.plots_growth import plot_growth, print_growth
+    from rmray.benchmark.report import save_json
+    from rmray.benchmark.settings import choose_rows
+
+    quick = arguments.quick
+    known = growth.QUICK_SWEEPS if quick else growth.SWEEPS
+    names = choose_rows((*known, "data"), arguments.sweep, None)
+    data = DataSettings.quick() if quick else DataSettings()
+    data = replace(
+        data,
+        rows=() if "data" not in names else tuple(arguments.rows or data.rows),
+        prepare=data.prepare and not arguments.without_prepare,
+    )
+    settings = growth.GrowthSettings(rounds=1, data=data) if quick else growth.GrowthSettings(data=data)
+    settings = replace(settings, **_given(arguments, _GROWTH_OPTIONS))
+    report = growth.run_growth(settings, sweeps={n: p for n, p in known.items() if n in names}, quick=quick, say=tell)
+    print_growth(report)
+    save_json(Path(arguments.output), "growth", report.to_json())
+    plot_growth(report, Path(arguments.output))
     return report.to_json()
 
 
