@@ -11,6 +11,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import pytest
 
 from rmray.data.chunks import local_steps
 from rmray.data.prepared import Row
-from rmray.data.shares import StepShare
 from rmray.errors import RunError, TrainingError
 from rmray.models.tiny_base import build_tiny_base
 from rmray.training.checkpoint import CheckpointStore
@@ -91,14 +91,15 @@ def job_of(run_dir: Path, sets: Path, name: str = "sound", **sections: dict[str,
 def run(job: WorkerJob, before: Mapping[int, Callable[[], Any]] | None = None) -> None:
     """The job from its newest checkpoint on. before: what is done before a step."""
     checkpoint = CheckpointStore(checkpoint_place(job.config)).newest()
+    start_step = checkpoint.step if checkpoint else 0
+    shares = local_steps(job.source, rank=0, world_size=1, start_step=start_step)
+    steps = count(start_step)
 
-    def shares() -> Iterator[StepShare]:
-        start_step = checkpoint.step if checkpoint else 0
-        for share in local_steps(job.source, rank=0, world_size=1, start_step=start_step):
-            (before or {}).get(share.step, lambda: None)()
-            yield share
+    def asked() -> bool:  # before each step; its data are fetched earlier
+        (before or {}).get(next(steps), lambda: None)()
+        return False
 
-    run_worker(job, checkpoint, shares(), deepspeed=False)
+    run_worker(job, checkpoint, shares, deepspeed=False, preempted=asked)
 
 
 def store_of(job: WorkerJob) -> CheckpointStore:
