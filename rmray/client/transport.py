@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,6 +40,7 @@ class InProcessTransport:
 
     def __init__(self, scorer: Scorer, *, max_batch_tokens: int = 16384) -> None:
         self._scorer, self._max_batch_tokens = scorer, max_batch_tokens
+        self._forward = threading.Lock()  # a Scorer's forward runs on one thread at a time
         info = scorer.info
         self._model = ServedModel(
             name=info.name,
@@ -58,7 +60,11 @@ class InProcessTransport:
     ) -> list[ScoreResponse]:
         from rmray.models.scorer import score_requests
 
-        return await asyncio.to_thread(score_requests, self._scorer, requests, max_batch_tokens=self._max_batch_tokens)
+        def score() -> list[ScoreResponse]:
+            with self._forward:
+                return score_requests(self._scorer, requests, max_batch_tokens=self._max_batch_tokens)
+
+        return await asyncio.to_thread(score)
 
     def close(self) -> None:
         return None

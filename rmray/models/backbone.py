@@ -54,6 +54,12 @@ class RewardBackbone(nn.Module):
     ) -> None:
         super().__init__()
         guards.check_pooling(model, pooling)
+        if guards.text_config(model)._attn_implementation == PACKED_ATTENTION:
+            raise ModelError(
+                "the model is in a RewardBackbone already",
+                where=type(model).__name__,
+                next_step="copy.deepcopy the backbone, not its model",
+            )
         self.model = model
         self.pooling = pooling
         self.packed = False
@@ -95,7 +101,8 @@ class RewardBackbone(nn.Module):
             return token_scores_R
         # The head is linear: the mean of the tokens' scores is the score of their mean.
         sums_S = token_scores_R.new_zeros(batch.num_scores).index_add(0, batch.readout_scores_R, token_scores_R)
-        return sums_S / torch.bincount(batch.readout_scores_R, minlength=batch.num_scores)
+        ones_R = torch.ones_like(token_scores_R)
+        return sums_S / torch.zeros_like(sums_S).index_add(0, batch.readout_scores_R, ones_R)
 
     def readout_states(self, batch: FlatBatch) -> torch.Tensor:
         """Last hidden states [R, H] of the read-out tokens, by the packed forward where it is exact."""

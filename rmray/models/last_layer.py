@@ -8,6 +8,7 @@ of all tokens are needed. Scores and gradients are the same.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -26,42 +27,53 @@ def restrict_last_layer(model: PreTrainedModel) -> bool:
     layers = getattr(model.base_model, "layers", None)
     if not isinstance(layers, nn.ModuleList) or not len(layers) or not hasattr(layers[-1], "mlp"):
         return False
-    _Restriction(layers[-1], layers[-1].get_submodule("mlp"))
+    restriction = _Restriction()
+    for name, child in layers[-1].named_children():
+        if name == "mlp":
+            child.register_forward_pre_hook(restriction.gather)
+            child.register_forward_hook(restriction.scatter)
+        else:
+            child.register_forward_pre_hook(restriction.hear, with_kwargs=True)
     return True
 
 
 class _Restriction:
-    """Hooks on the layer, which is told of the call, and on its feed-forward, which is not.
+    """Hooks on the last layer's attention, which is told of the call, and on its feed-forward, which is not.
 
-    A layer that gradient checkpointing runs again in the backward pass is told of its own call again.
+    On the attention and not on the layer: gradient checkpointing runs a layer again without the layer's own hooks, and
+    by then other forwards may have been made. What was heard is one thread's, and forgotten once the feed-forward has
+    run.
     """
 
-    def __init__(self, layer: nn.Module, mlp: nn.Module) -> None:
-        self._tokens_S: torch.Tensor | None = None
-        self._num_tokens = 0
-        layer.register_forward_pre_hook(self._enter, with_kwargs=True)
-        mlp.register_forward_pre_hook(self._gather)
-        mlp.register_forward_hook(self._scatter)
+    def __init__(self) -> None:
+        self._calls: dict[int, PackedCall] = {}  # by thread
 
-    def _enter(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def hear(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         call = kwargs.get(CALL)
-        self._tokens_S = call.last_tokens_S if isinstance(call, PackedCall) else None
-        self._num_tokens = call.num_tokens if isinstance(call, PackedCall) else 0
+        if isinstance(call, PackedCall) and call.last_tokens_S is not None:
+            self._calls[threading.get_ident()] = call
+        elif call is not None:
+            self._calls.pop(threading.get_ident(), None)
 
-    def _gather(self, mlp: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if self._tokens_S is None:
+    def gather(self, mlp: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        call = self._calls.get(threading.get_ident())
+        if call is None:
             return None
+        assert call.last_tokens_S is not None
         states_1TH, *others = args
-        return states_1TH.index_select(1, self._tokens_S), *others
+        return states_1TH.index_select(1, call.last_tokens_S), *others
 
-    def _scatter(self, mlp: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if self._tokens_S is None:
+    def scatter(self, mlp: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        call = self._calls.pop(threading.get_ident(), None)
+        if call is None:
             return None
         if isinstance(output, tuple):  # a mixture of experts may give its router's logits too
-            return self._whole(output[0]), *output[1:]
-        return self._whole(output)
+            return _at_last_tokens(output[0], call), *output[1:]
+        return _at_last_tokens(output, call)
 
-    def _whole(self, output_1SH: torch.Tensor) -> torch.Tensor:
-        assert self._tokens_S is not None
-        whole_1TH = output_1SH.new_zeros(1, self._num_tokens, output_1SH.shape[2])
-        return whole_1TH.index_copy(1, self._tokens_S, output_1SH)
+
+def _at_last_tokens(output_1SH: torch.Tensor, call: PackedCall) -> torch.Tensor:
+    """[1, T, H], zero but for the last tokens."""
+    assert call.last_tokens_S is not None
+    whole_1TH = output_1SH.new_zeros(1, call.num_tokens, output_1SH.shape[2])
+    return whole_1TH.index_copy(1, call.last_tokens_S, output_1SH)

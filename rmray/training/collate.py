@@ -1,12 +1,13 @@
-"""Make a step's rows into batches, one step ahead of the device. Called by `loop`.
+"""Fetch a step's rows and make them into batches, one step ahead of the device. Called by `loop`.
 
-On a thread of its own, while the step before runs: batches are numpy and copies, which leave the interpreter to others.
+On a thread of its own, while the step before runs: it waits for data, decodes and copies, which leaves the interpreter
+to others. Fetching must need no other rank, since the ranks' own messages go on meanwhile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -26,41 +27,43 @@ class MicroBatch:
 
 
 def collate(share: StepShare, objective: Objective, *, pooling: str, pin: bool = False) -> tuple[MicroBatch, ...]:
-    """The micro-batches of one rank's share of a step.
+    """The micro-batches of one rank's share of a step. pin: into page-locked memory, for a GPU.
 
     No rows give a batch without scores, which the backbone runs all the same: every rank is needed in every forward.
     """
-    batches = (build_batch([row.group for row in rows], pooling=pooling) for rows in share.micro_batches)
-    return tuple(
-        MicroBatch(batch.pin_memory() if pin else batch, objective.targets(rows))
-        for batch, rows in zip(batches, share.micro_batches, strict=True)
+    made = (
+        MicroBatch(build_batch([row.group for row in rows], pooling=pooling), objective.targets(rows))
+        for rows in share.micro_batches
     )
+    return tuple(MicroBatch(m.batch.pin_memory(), _pinned(m.targets)) if pin else m for m in made)
+
+
+def _pinned(targets: PairTargets) -> PairTargets:
+    arrays = (targets.chosen_P, targets.rejected_P, targets.margin_P)
+    return PairTargets(*(torch.from_numpy(array).pin_memory().numpy() for array in arrays))
 
 
 def collated(
     shares: Iterable[StepShare], objective: Objective, *, pooling: str, device: torch.device
 ) -> Iterator[tuple[StepShare, tuple[MicroBatch, ...]]]:
-    """Each share with its micro-batches; those of the next one are made while the caller works on this one.
+    """Each share with its micro-batches; the next one is fetched and made while the caller works on this one.
 
-    An error of `shares` is raised where that share would have come, after the one before it.
+    An error of the next one is raised when its turn comes.
     """
-    pin = device.type == "cuda"
     source = iter(shares)
-    with ThreadPoolExecutor(1, thread_name_prefix="rmray-collate") as thread:
-        ahead: tuple[StepShare, Future[tuple[MicroBatch, ...]]] | None = None
-        error: Exception | None = None
-        while True:
-            current, ahead = ahead, None
-            try:
-                share = next(source)
-                ahead = share, thread.submit(collate, share, objective, pooling=pooling, pin=pin)
-            except StopIteration:
-                pass
-            except Exception as raised:
-                error = raised
-            if current:
-                yield current[0], current[1].result()
-            if error:
-                raise error
-            if not ahead:
-                return
+
+    def make_next() -> tuple[StepShare, tuple[MicroBatch, ...]] | None:
+        share = next(source, None)
+        if share is None:
+            return None
+        return share, collate(share, objective, pooling=pooling, pin=device.type == "cuda")
+
+    thread = ThreadPoolExecutor(1, thread_name_prefix="rmray-collate")
+    try:
+        ahead = thread.submit(make_next)
+        while made := ahead.result():
+            ahead = thread.submit(make_next)
+            yield made
+    finally:
+        # Whoever leaves early, because a rank is lost, does not wait for data that may never come.
+        thread.shutdown(wait=False, cancel_futures=True)

@@ -35,8 +35,8 @@ class Objective:
         """Sums over the pairs of one batch."""
         return OBJECTIVES[self.name](
             scores_S,
-            torch.from_numpy(targets.chosen_P).to(scores_S.device),
-            torch.from_numpy(targets.rejected_P).to(scores_S.device),
-            margin_P=torch.from_numpy(targets.margin_P).to(scores_S),
+            torch.from_numpy(targets.chosen_P).to(scores_S.device, non_blocking=True),
+            torch.from_numpy(targets.rejected_P).to(scores_S.device, non_blocking=True),
+            margin_P=torch.from_numpy(targets.margin_P).to(scores_S, non_blocking=True),
             center=self.center,
         )

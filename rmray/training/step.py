@@ -72,7 +72,10 @@ def train_step(
     seed: int,
     flag: float = 0.0,
 ) -> StepResult:
-    """Run one step, given the rank's share of it as `collate` made it. The device is waited for once, at the end.
+    """Run one step, given the rank's share of it as `collate` made it.
+
+    This function waits for the device once, at the end; DeepSpeed's stages 1 to 3 decide on the CPU whether a step is
+    made, and wait for that too.
 
     seed: of dropout; with the step and the rank it decides every random number. flag: more than 0 where this rank has
     something to tell all of them (it is to be preempted); they learn of it as `StepResult.flagged`. It rides on the
@@ -82,7 +85,7 @@ def train_step(
     engine.backbone.train()
     torch.manual_seed(_dropout_seed(seed, share.step, ranks.rank))
     own_weight = objective.weight(row for rows in share.micro_batches for row in rows)
-    weight_and_flags = ranks.sum(torch.tensor([own_weight, flag], dtype=torch.float64))
+    weight_and_flags = ranks.sum(torch.stack([_scalar(value, ranks.device) for value in (own_weight, flag)]))
     scale = (ranks.world_size / weight_and_flags[0].clamp(min=1.0)).float()
     done: list[LossTerms] = []
     seen_scores_S: list[torch.Tensor] = []
@@ -167,10 +170,15 @@ def _detached(terms: LossTerms) -> LossTerms:
     return replace(terms, loss_sum=terms.loss_sum.detach())
 
 
+def _scalar(value: float, device: torch.device) -> torch.Tensor:
+    """float64 on the device, filled there: a copy from the CPU would wait for it."""
+    return torch.full((), value, dtype=torch.float64, device=device)
+
+
 def _over_ranks(terms: LossTerms, ranks: Ranks, *facts: torch.Tensor) -> tuple[LossTerms, list[float]]:
     """The same terms of all ranks together, on the CPU, and other scalars that lie on the device, fetched with them."""
     names = sorted(terms.metrics)
-    weight = torch.tensor(terms.weight, dtype=torch.float64, device=terms.loss_sum.device)
+    weight = _scalar(terms.weight, terms.loss_sum.device)
     sums = ranks.sum(torch.stack([terms.loss_sum.double(), *(terms.metrics[n] for n in names), weight]))
     extremes = ranks.max(torch.stack([-terms.score_min, terms.score_max, terms.gap_max]))
     here = torch.cat([sums, extremes, *(fact.double().reshape(1) for fact in facts)]).cpu()  # the one wait

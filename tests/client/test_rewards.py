@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import threading
 
 import pytest
 
@@ -98,6 +99,31 @@ def test_batches_are_split_and_rejoined_in_order():
     assert [r.id for r in responses] == [str(i) for i in range(9)]
     assert raws(responses) == [[i + 1.0] * 2 for i in range(9)]
     assert sorted(ids for _, ids in transport.sent) == [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"], ["8"]]
+
+
+class TellsOfCompany(ArithmeticScorer):
+    """Notices where a second thread enters the forward while one is in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.met = 0, threading.Event()
+
+    def forward(self, batch):
+        self.inside += 1
+        if self.inside > 1:
+            self.met.set()
+        self.met.wait(timeout=0.05)
+        try:
+            return super().forward(batch)
+        finally:
+            self.inside -= 1
+
+
+def test_in_one_process_a_scorer_runs_one_forward_at_a_time():
+    scorer = TellsOfCompany()
+    with RewardClient.in_process(scorer, max_call_completions=4) as c:
+        assert raws(c.score(requests(9))) == [[i + 1.0] * 2 for i in range(9)]
+    assert not scorer.met.is_set()
 
 
 def test_a_group_gives_results_or_raises_and_never_a_default():

@@ -139,6 +139,32 @@ def test_autocast_lowers_attention_as_it_does_torch_own() -> None:
     torch.testing.assert_close(output.float(), exact, atol=0.02, rtol=0.02)
 
 
+def test_gradients_stay_finite_where_logits_are_large_and_lengths_differ() -> None:
+    """Fillers see keys that their row must not weigh by a logsumexp of another token: exp() would run over."""
+    call = plan_attention([Segment(0, 12, ((12, 20), (32, 17)))], "cpu")
+    q, k, v = ((12 * x.detach()).float().requires_grad_() for x in qkv(call.num_tokens, 4, 2))
+    reference = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    output, _ = packed_attention(Layer(), q, k, v, None, scaling=1.0, **{CALL: call})
+    seen = visible(call, call.segments)
+    logits = (2 * reference[0]) @ reference[1].repeat_interleave(2, 1).transpose(-1, -2) * 0.5
+    assert logits.masked_fill(~seen, 0).abs().max() > 1000
+    expected = written_out(2 * reference[0], *reference[1:], seen)  # it scales by a half
+    output.sum().backward()
+    expected.sum().backward()
+    for ours, theirs in zip((q, k, v), reference, strict=True):
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, atol=1e-2, rtol=1e-3)
+
+
+def test_heads_whose_numbers_lie_apart_are_read_aright() -> None:
+    call = plan_attention(SEGMENTS, "cpu")
+    q, k, v = (x.detach() for x in qkv(call.num_tokens, 4, 2))
+    apart = [x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in (q, k, v)]
+    assert all(x.stride(-1) != 1 for x in apart)
+    plain, _ = packed_attention(Layer(), q, k, v, None, **{CALL: call})
+    output, _ = packed_attention(Layer(), *apart, None, **{CALL: call})
+    assert torch.equal(output, plain)
+
+
 def test_short_sequences_of_like_length_share_a_call_and_long_ones_stand_alone() -> None:
     lengths = [300, 100, 90, 30, 29, 400, 10]
     starts = [sum(lengths[:i]) for i in range(len(lengths))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -98,6 +100,53 @@ def test_the_last_feed_forward_sees_the_last_tokens_alone(
         states = backbone.model.base_model(batch.token_ids_T[None]).last_hidden_state
     assert widths[-1] == batch.num_tokens
     assert states.shape[1] == batch.num_tokens
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("between", ["another batch", "an evaluation", "a plain call"])
+def test_what_is_forwarded_before_a_backward_leaves_no_mark_on_it(between: str, reentrant: bool) -> None:
+    """Gradient checkpointing runs layers again in the backward pass: for the batch they ran for, not for the last."""
+    backbone, padded = RewardBackbone(build(QWEN3)), RewardBackbone(build(QWEN3), packed=False)
+    backbone.train()
+    backbone.model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    backbone.model.enable_input_require_grads()  # the reentrant kind asks for it
+    # As many tokens and scores, read at other places.
+    first, second = (random_batch(VOCAB, [(12, lengths)]) for lengths in ((5, 9), (9, 5)))
+    losses = [backbone(first).sigmoid().sum()]
+    if between == "another batch":
+        losses.append(backbone(second).sigmoid().sum())
+    elif between == "an evaluation":
+        with torch.no_grad():
+            backbone(second)
+    else:
+        with torch.no_grad(), backbone.plain_attention():
+            backbone.model.base_model(second.token_ids_T[None])
+    sum(losses).backward()
+    sum(padded(batch).sigmoid().sum() for batch in (first, second)[: len(losses)]).backward()
+    assert gradient_distance(backbone, padded) <= 1e-5
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    backbone = RewardBackbone(build(QWEN3)).eval()
+    batches = [random_batch(VOCAB, [(12, lengths)]) for lengths in ((5, 9), (9, 5), (3, 30, 8))]
+
+    def score(i: int) -> torch.Tensor:
+        with torch.inference_mode():
+            return backbone(batches[i % 3])
+
+    alone = [score(i) for i in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        for i, scores_S in enumerate(threads.map(score, range(120))):
+            torch.testing.assert_close(scores_S, alone[i % 3], atol=1e-5, rtol=0)
+
+
+def test_a_copy_scores_alike_and_a_model_is_not_wrapped_twice(groups: list[TokenGroup]) -> None:
+    backbone, batch = RewardBackbone(build(QWEN3)), build_batch(groups)
+    scores_S = backbone(batch)
+    assert torch.equal(copy.deepcopy(backbone)(batch), scores_S)
+    assert torch.equal(pickle.loads(pickle.dumps(backbone))(batch), scores_S)
+    with pytest.raises(ModelError, match="already"):
+        RewardBackbone(backbone.model)
 
 
 def test_restarted_positions_without_our_attention_cut_completions_off() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -30,16 +31,33 @@ def test_every_share_comes_once_in_order_with_its_batches(count: int) -> None:
         assert [m.targets.chosen_P.tolist() for m in micro_batches] == [[0], []]
 
 
-def test_the_next_share_is_fetched_before_a_step_and_no_further() -> None:
-    fetched: list[int] = []
+def test_the_next_share_is_fetched_during_a_step_and_no_further() -> None:
+    fetched = [threading.Event() for _ in range(4)]
 
     def source() -> Iterator[StepShare]:
         for one in steps(4):
-            fetched.append(one.step)
+            fetched[one.step].set()
             yield one
 
-    ahead = [list(fetched) for _ in collated(source(), Objective(), pooling="last", device=CPU)]
-    assert ahead == [[0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3]]
+    batches = collated(source(), Objective(), pooling="last", device=CPU)
+    for step in range(3):
+        next(batches)
+        assert fetched[step + 1].wait(timeout=60)  # while the caller has not asked for it
+        assert not any(event.is_set() for event in fetched[step + 2 :])
+
+
+def test_whoever_leaves_early_does_not_wait_for_data() -> None:
+    never = threading.Event()
+
+    def source() -> Iterator[StepShare]:
+        yield from steps(1)
+        never.wait(timeout=600)
+
+    batches = collated(source(), Objective(), pooling="last", device=CPU)
+    assert next(batches)[0].step == 0
+    batches.close()
+    assert not never.is_set()
+    never.set()
 
 
 def test_an_error_of_the_data_comes_after_the_steps_before_it() -> None:

@@ -37,8 +37,9 @@ class Alone:
 class SideBySide:
     """N sequences of like length that attend each to itself, in one call of width L (`length`).
 
-    places_NL: for each place of the N x L block the token that fills it; a filler repeats its sequence's first token,
-    right of all real ones, so that no real query sees it. real_M: the places that are real tokens, M of them; tokens_M:
+    places_NL: for each place of the N x L block the token that fills it; a filler repeats its sequence's last token,
+    right of all real ones: no real query sees it, and what it sees itself is bounded by the logsumexp that goes with
+    it, so that its zero gradient stays zero. real_M: the places that are real tokens, M of them; tokens_M:
     those tokens.
     """
 
@@ -129,7 +130,7 @@ class PackedCall:
         longest = int(lengths_N.max())
         offsets_L = np.arange(longest)
         is_real_NL = offsets_L < lengths_N[:, None]
-        places_NL = np.where(is_real_NL, starts_N[:, None] + offsets_L, starts_N[:, None]).ravel()
+        places_NL = (starts_N[:, None] + np.minimum(offsets_L, lengths_N[:, None] - 1)).ravel()
         real_M = np.flatnonzero(is_real_NL)
         return SideBySide(
             len(pieces), longest, self._tensor(places_NL), self._tensor(real_M), self._tensor(places_NL[real_M])

@@ -34,6 +34,10 @@ def split_attention(
         widest = max(width, value_width)
         query_THD, key_THD = (nn.functional.pad(x, (0, widest - width)) for x in (query_THD, key_THD))
         value_THD = nn.functional.pad(value_THD, (0, widest - value_width))
+    # The kernel reads neighbours within a head without asking for their distance.
+    query_THD, key_THD, value_THD = (
+        x if x.stride(-1) == 1 else x.contiguous() for x in (query_THD, key_THD, value_THD)
+    )
     attend: Any = _SplitAttention.apply
     output_THD: torch.Tensor = attend(query_THD, key_THD, value_THD, split, scale)
     return output_THD[..., :value_width] if value_width != width else output_THD

@@ -23,12 +23,14 @@ CAUSAL = (-1, 0)
 
 
 def available(query: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether torch's kernel takes these: a GPU of compute capability 8.0 or more, half precision, one width."""
+    """Whether torch's kernel takes these: a GPU of compute capability 8.0 or more, half precision, one width of
+    full 16 bytes."""
     return (
         query.is_cuda
         and torch.version.hip is None
         and query.dtype in (torch.float16, torch.bfloat16)
         and query.shape[-1] == value.shape[-1] <= MAX_WIDTH
+        and query.shape[-1] % 8 == 0
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
         and _has_kernel()
     )

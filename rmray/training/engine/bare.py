@@ -63,7 +63,8 @@ class TorchEngine(ModelFacts):
         yield from persistent_buffers(self.backbone.model)
 
     def moments(self) -> Iterator[tuple[str, torch.Tensor]]:
-        yield from replicated_moments(self.backbone.model, self._optimizer)
+        if self.updates:
+            yield from replicated_moments(self.backbone.model, self._optimizer)
 
     def load_moments(self, read: Callable[[str], torch.Tensor], updates: int) -> None:
         load_replicated_moments(self.backbone.model, self._optimizer, read, updates)

@@ -91,9 +91,11 @@ class DeepSpeedEngine(ModelFacts):
             return parameter.detach().clone()
 
     def moments(self) -> Iterator[tuple[str, torch.Tensor]]:
+        if not self.updates:
+            return
         if self._stage == 0:
             yield from replicated_moments(self.backbone.model, self._optimizer)
-        elif self.updates:
+        else:
             from deepspeed.utils import safe_get_full_optimizer_state
 
             self._link_moments()
