@@ -28,7 +28,7 @@ def train(engine: Any, updates: int) -> None:
     for step in range(updates):
         scores = engine.forward(toy_step(step, 1)[0])
         engine.backward(torch.nn.functional.softplus(scores[1] - scores[0]), last=True)
-        engine.step(0.1)
+        engine.updates += bool(engine.step(0.1).applied)
 
 
 def state_at(step: int, *, updates: int = 2, accuracy: float | None = None, **fields: Any) -> TrainingState:
