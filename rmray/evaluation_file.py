@@ -11,6 +11,7 @@ from typing import Any
 from rmray.errors import DataError
 
 EVALUATION_FORMAT = 1
+EVALUATION_NAME, REPORT_NAME, PLOTS_NAME = "evaluation.json", "report.html", "plots"  # side by side in one folder
 
 
 def save_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:

@@ -182,6 +182,25 @@ class ScoreRequest:
             raise RowError("count_mismatch", f"{len(self.completions)} completions but {len(self.finished)} `finished`")
 
 
+def request_of_own_ids(
+    prompt: Content,
+    completions: tuple[Content, ...],
+    tokenizer_hash: str,
+    *,
+    tools: tuple[Mapping[str, Any], ...] | None = None,
+    id: str | None = None,
+) -> ScoreRequest:
+    """A request whose token ids, if it has any, are taken to be of the scorer's own tokenizer, as in training."""
+    has_ids = any(isinstance(content, TokenIds) for content in (prompt, *completions))
+    return ScoreRequest(
+        prompt=prompt,
+        completions=completions,
+        tokenizer_hash=tokenizer_hash if has_ids else None,
+        tools=tools,
+        id=id,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreResult:
     """What one completion got.

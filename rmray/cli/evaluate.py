@@ -17,8 +17,9 @@ from rmray.cli.columns import add_data_arguments, columns_of, named_values
 from rmray.cli.judge import JUDGE_HELP
 from rmray.cli.numbers import count, seed
 from rmray.cli.remote import check_remote, open_remotes, remote_arguments
-from rmray.cli.report import EVALUATION_NAME, REPORT_NAME, open_page, page_arguments
+from rmray.cli.report import open_page, page_arguments
 from rmray.errors import ConfigError, DataError, UserError
+from rmray.evaluation_file import EVALUATION_NAME, REPORT_NAME
 
 if TYPE_CHECKING:
     from rmray.evaluation.record import EvaluationSet

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmray.errors import DataError
+from rmray.evaluation_file import EVALUATION_NAME, PLOTS_NAME, REPORT_NAME
 
 Result = Mapping[str, Any]
 
 if TYPE_CHECKING:
     from rmray.evaluation.report import RunFacts
-
-EVALUATION_NAME, REPORT_NAME, PLOTS_NAME = "evaluation.json", "report.html", "plots"
 
 
 def report_arguments(parser: ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from rmray.evaluation.source import RewardSource
 from rmray.evaluation.surface import SampledPairs
 from rmray.evaluation.tokens import ScoreTokens, no_tokens
 from rmray.models.scorer import ScorerInfo
-from rmray.schema import Comparison, ScoreRequest, TokenIds
+from rmray.schema import Comparison, ScoreRequest, request_of_own_ids
 
 Record = tuple[str, int, Comparison | RowError]
 """Row id, line in its file, and what was read there."""
@@ -77,14 +77,7 @@ def score_records(
 
 def score_request(record: Comparison, tokenizer_hash: str, row_id: str | None = None) -> ScoreRequest:
     """The request that scores all completions of a comparison, in its order; its id is the row's."""
-    has_ids = any(isinstance(content, TokenIds) for content in (record.prompt, *record.completions))
-    return ScoreRequest(
-        prompt=record.prompt,
-        completions=record.completions,
-        tokenizer_hash=tokenizer_hash if has_ids else None,
-        tools=record.tools,
-        id=row_id,
-    )
+    return request_of_own_ids(record.prompt, record.completions, tokenizer_hash, tools=record.tools, id=row_id)
 
 
 def side_by_side(

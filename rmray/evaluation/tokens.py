@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rmray.evaluation.pair_log import WrongPair
 from rmray.evaluation.source import RewardSource, ScorerSource
-from rmray.schema import ScoreRequest, TokenIds
+from rmray.schema import request_of_own_ids
 
 TokenScores = list[tuple[str, float]]
 """Pieces of a completion's text, each with the score that the completion would have if it ended there."""
@@ -27,14 +27,8 @@ def token_scorer(source: RewardSource) -> ScoreTokens:
         return no_tokens
 
     def score(pair: WrongPair) -> tuple[TokenScores, TokenScores] | None:
-        contents = (pair.prompt, pair.chosen, pair.rejected)
-        has_ids = any(isinstance(content, TokenIds) for content in contents)
-        request = ScoreRequest(
-            prompt=pair.prompt,
-            completions=(pair.chosen, pair.rejected),
-            tools=pair.tools,
-            tokenizer_hash=scorer.info.tokenizer_hash if has_ids else None,
-        )
+        completions = (pair.chosen, pair.rejected)
+        request = request_of_own_ids(pair.prompt, completions, scorer.info.tokenizer_hash, tools=pair.tools)
         chosen, rejected = scorer.token_scores(request)
         return chosen, rejected
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from rmray.data.prepared import Manifest, load_manifest
+from rmray.data.prepared import load_manifest
 from rmray.data.render import RenderRules
 from rmray.data.tokenizer import load_base_tokenizer
 from rmray.models.bundle import export_bundle
 from rmray.models.bundle.public import public_hashes, public_source
-from rmray.schema import Comparison, ScoreRequest, TokenIds
+from rmray.schema import request_of_own_ids
 from rmray.training.held_out import SampledRecord
 from rmray.training.job import WorkerJob
 
@@ -29,7 +29,10 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any], records
     config, prepared_dir = job.config, Path(job.source.prepared_dir)
     manifest = load_manifest(prepared_dir)
     torch.set_num_threads(config.workers.cpus)
-    requests = [_request(record, manifest) for _, _, record in records[:MAX_REFERENCE_RECORDS]]
+    requests = [
+        request_of_own_ids(record.prompt, record.completions, manifest.tokenizer_hash, tools=record.tools)
+        for _, _, record in records[:MAX_REFERENCE_RECORDS]
+    ]
     export_bundle(
         model_dir,
         Path(job.run_dir) / BUNDLE_DIR,
@@ -45,14 +48,4 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any], records
         pad=load_base_tokenizer(config.model.base)[1],
         overwrite=True,
         device=job.choices.device,
-    )
-
-
-def _request(record: Comparison, manifest: Manifest) -> ScoreRequest:
-    by_ids = any(isinstance(content, TokenIds) for content in (record.prompt, *record.completions))
-    return ScoreRequest(
-        prompt=record.prompt,
-        completions=record.completions,
-        tools=record.tools,
-        tokenizer_hash=manifest.tokenizer_hash if by_ids else None,
     )

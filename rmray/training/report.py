@@ -18,11 +18,11 @@ from rmray.evaluation.record import save_evaluation
 from rmray.evaluation.report import read_run_facts, write_report
 from rmray.evaluation.run import score_records, side_by_side
 from rmray.evaluation.tokens import token_scorer
+from rmray.evaluation_file import EVALUATION_NAME, REPORT_NAME
 from rmray.training.export import BUNDLE_DIR
 from rmray.training.held_out import SampledRecord
 from rmray.training.job import WorkerJob
 
-EVALUATION_FILE, REPORT_FILE = "evaluation.json", "report.html"
 ADVERSARIAL_SHARE = 0.1
 """Of the comparisons, those that are scored again with flaws and dress-up: each makes some twenty completions."""
 
@@ -53,6 +53,6 @@ def report_run(job: WorkerJob, records: Sequence[SampledRecord]) -> Path:
         adversarial = run_adversarial(source, comparisons, max_comparisons=max_comparisons, seed=config.run.seed)
         evaluations = replace(evaluations, adversarial=(adversarial.to_json(),))
     evaluation = evaluations.to_json()
-    save_evaluation(run_dir / EVALUATION_FILE, evaluation)
-    write_report(run_dir / REPORT_FILE, evaluation, run=read_run_facts(run_dir, quarantine=manifest.quarantined))
-    return run_dir / REPORT_FILE
+    save_evaluation(run_dir / EVALUATION_NAME, evaluation)
+    write_report(run_dir / REPORT_NAME, evaluation, run=read_run_facts(run_dir, quarantine=manifest.quarantined))
+    return run_dir / REPORT_NAME

@@ -19,7 +19,7 @@ from rmray.evaluation.adversarial.sample import Case, other_answers, take_sample
 from rmray.evaluation.adversarial.setting import Setting
 from rmray.evaluation.adversarial.tally import Tally
 from rmray.evaluation.source import LARGEST_SCORE, RewardSource
-from rmray.schema import Comparison, Content, ItemResult, ScoreFailure, ScoreRequest, ScoreResult, TokenIds
+from rmray.schema import Comparison, Content, ItemResult, ScoreFailure, ScoreRequest, ScoreResult, request_of_own_ids
 
 COMPARISONS_AT_ONCE = 32
 _NO_REFERENCE = ("", "none")
@@ -89,14 +89,8 @@ def _variants(case: Case, other: str | None, tallies: Sequence[Tally], seed: int
 def _request(case: Case, variants: Sequence[_Variant], tokenizer_hash: str) -> ScoreRequest:
     """Everything of one comparison, so that its prompt is computed once."""
     completions = (case.better, case.worse, *(variant.completion for variant in variants))
-    has_ids = any(isinstance(content, TokenIds) for content in (case.comparison.prompt, *completions))
-    return ScoreRequest(
-        prompt=case.comparison.prompt,
-        completions=completions,
-        tokenizer_hash=tokenizer_hash if has_ids else None,
-        tools=case.comparison.tools,
-        id=case.row_id,
-    )
+    comparison = case.comparison
+    return request_of_own_ids(comparison.prompt, completions, tokenizer_hash, tools=comparison.tools, id=case.row_id)
 
 
 def _count(case: Case, variants: Sequence[_Variant], results: Sequence[ItemResult], failures: Counter[str]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from rmray import __version__
 from rmray.errors import BundleError, DataError
-from rmray.evaluation_file import load_evaluation
+from rmray.evaluation_file import PLOTS_NAME, REPORT_NAME, load_evaluation
 from rmray.models.bundle.card import CardFacts, License, license_of, model_of, write_card
 from rmray.models.bundle.card.markdown import public_name
 from rmray.models.bundle.export import put_in_place
@@ -33,7 +33,7 @@ from rmray.models.bundle.manifest import (
 )
 from rmray.models.bundle.public import public_hashes, public_source
 
-EXPORT_NAME, REPORT_NAME, PLOTS_DIR = "export.json", "report.html", "plots"
+EXPORT_NAME = "export.json"
 EXPORT_FORMAT = 1
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 READABLE = (".json", ".md", ".html", ".jinja", ".txt")
@@ -219,7 +219,7 @@ def _page(path: Path) -> Path:
 def _plots(plots_dir: str | Path | None, report_file: str | Path | None) -> dict[str, Path]:
     """Name in the export -> picture. Names keep nothing that a Markdown link would take for its own."""
     if plots_dir is None:
-        folder = Path(report_file).parent / PLOTS_DIR if report_file is not None else None
+        folder = Path(report_file).parent / PLOTS_NAME if report_file is not None else None
         if folder is None or not folder.is_dir():
             return {}
     else:
@@ -235,7 +235,7 @@ def _plots(plots_dir: str | Path | None, report_file: str | Path | None) -> dict
             raise DataError("the picture cannot be read", where=str(path), why=str(error)) from error
         if head != PNG_SIGNATURE:
             raise DataError("not a PNG picture", where=str(path))
-        name = f"{PLOTS_DIR}/{re.sub(r'[^A-Za-z0-9_.-]+', '-', path.name)}"
+        name = f"{PLOTS_NAME}/{re.sub(r'[^A-Za-z0-9_.-]+', '-', path.name)}"
         if name in found:
             raise DataError(
                 f"two pictures would both be {name} in the export",
