@@ -208,8 +208,12 @@ class ScoreResult:
     raw: the head's scalar. reward: `raw` normalised against the bundle's reference set: (raw - mean) / std.
     quantile: share of the reference set that scores below, in [0, 1]. model_version: content hash of weights and rules.
     reference: hash of the reference set. num_tokens: of prompt and completion; completion_tokens: of the completion
-    alone, None where the scorer does not say. token_scores, member_scores: per token or step, per member of an
-    ensemble.
+    alone, None where the scorer does not say.
+
+    Of outcome and process models: token_scores: the probability of being right, of each completion token or each step,
+    in [0, 1]; prob_mean, prob_min, prob_product: of them. first_error: of process models, number of the first step that
+    is most likely wrong, from 0; -1 where none is. Of ensembles: member_scores: each member's reward; disagreement:
+    their population standard deviation. None where the model is of another kind.
     """
 
     raw: float
@@ -221,7 +225,12 @@ class ScoreResult:
     completion_tokens: int | None = None
     truncated: bool = False
     token_scores: tuple[float, ...] | None = None
+    prob_mean: float | None = None
+    prob_min: float | None = None
+    prob_product: float | None = None
+    first_error: int | None = None
     member_scores: tuple[float, ...] | None = None
+    disagreement: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

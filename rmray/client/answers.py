@@ -6,13 +6,14 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rmray.config.serve import ServedModel
 from rmray.errors import RequestError
+from rmray.result_json import result_from_json
 from rmray.retry import RETRY_CODES, TryAgainError
-from rmray.schema import ItemResult, ScoreFailure, ScoreResult
+from rmray.schema import ItemResult, ScoreFailure
 
 if TYPE_CHECKING:
     import httpx
@@ -128,28 +129,10 @@ def read_results(answer: Answer, shape: Sequence[tuple[str, int]], url: str) -> 
 
 
 def _result(entry: Mapping[str, Any], retry_after_s: float | None) -> ItemResult:
-    error = entry.get("error")
-    if error is not None:
-        code = _text(error["code"])
-        wait_s = retry_after_s if code in RETRY_CODES else None
-        return ScoreFailure(code=code, message=_text(error["message"]), retry_after_s=wait_s)
-    members, tokens = entry.get("member_scores"), entry.get("token_scores")
-    numbers = [entry["raw"], entry["reward"], entry["quantile"], *(members or ()), *(tokens or ())]
-    if not all(math.isfinite(x) for x in numbers):
-        return ScoreFailure(code="non_finite", message="the score is not finite")
-    count = entry.get("completion_tokens")
-    return ScoreResult(
-        raw=float(entry["raw"]),
-        reward=float(entry["reward"]),
-        quantile=float(entry["quantile"]),
-        model_version=_text(entry["model_version"]),
-        reference=_text(entry["reference"]),
-        num_tokens=int(entry["num_tokens"]),
-        completion_tokens=None if count is None else int(count),
-        truncated=bool(entry.get("truncated")),
-        token_scores=None if tokens is None else tuple(map(float, tokens)),
-        member_scores=None if members is None else tuple(map(float, members)),
-    )
+    result = result_from_json(entry)
+    if isinstance(result, ScoreFailure) and result.code in RETRY_CODES:
+        return replace(result, retry_after_s=retry_after_s)
+    return result
 
 
 def fault_of(answer: Answer, url: str) -> RequestError:

@@ -18,7 +18,8 @@ from rmray.errors import DataError, RowError
 from rmray.evaluation.source import RewardSource, ScorerSource
 from rmray.models.bundle import load_bundle
 from rmray.models.bundle.load import default_device
-from rmray.schema import ItemResult, ScoreFailure, ScoreRequest
+from rmray.result_json import result_to_json
+from rmray.schema import ScoreFailure, ScoreRequest
 
 SCORES_NAME = "scores.jsonl"
 CHUNK_ROWS = 256  # rows scored together, long with long
@@ -127,20 +128,4 @@ def score_rows(
             errors.update(f.code for f in failures)
             if request.id is not None:
                 answer["id"] = request.id
-            yield {**answer, "results": [result_json(r) for r in results]}
-
-
-def result_json(result: ItemResult) -> dict[str, Any]:
-    """A score, or `error`: never both, and never a number in place of an error."""
-    if isinstance(result, ScoreFailure):
-        return {"error": {"code": result.code, "message": result.message}}
-    return {
-        "reward": result.reward,
-        "quantile": result.quantile,
-        "raw": result.raw,
-        "num_tokens": result.num_tokens,
-        "completion_tokens": result.completion_tokens,
-        "truncated": result.truncated,
-        "model_version": result.model_version,
-        "reference": result.reference,
-    }
+            yield {**answer, "results": [result_to_json(r) for r in results]}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from rmray.errors import RowError
+from rmray.result_json import details_from_json
 from rmray.schema import ItemResult, ScoreFailure, ScoreResult
 
 Match = Literal["row_id", "line", "place"]
@@ -80,6 +81,10 @@ def _result(entry: Any, version: Version) -> ItemResult:
     for name, value in (("reward", reward), ("quantile", quantile)):
         if fault := _fault(value, name):
             return fault
+    try:
+        details = details_from_json(entry)
+    except (TypeError, ValueError) as error:
+        raise RowError("bad_type", "a result has details that are no figures", why=str(error)) from error
     tokens = entry.get("completion_tokens")
     return ScoreResult(
         raw=plain.raw,
@@ -90,6 +95,7 @@ def _result(entry: Any, version: Version) -> ItemResult:
         num_tokens=_count(entry.get("num_tokens", 0)),
         completion_tokens=None if tokens is None else _count(tokens),
         truncated=bool(entry.get("truncated")),
+        **details,
     )
 
 

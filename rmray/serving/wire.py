@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -21,9 +20,9 @@ from pydantic import (
 
 from rmray.config.serve import ServedModel
 from rmray.errors import RowError
+from rmray.result_json import result_to_json
 from rmray.schema import (
     Content,
-    ItemResult,
     Messages,
     ScoreFailure,
     ScoreRequest,
@@ -140,7 +139,16 @@ class CompletionResult(BaseModel):
     completion_tokens: int | None = None
     truncated: bool | None = None
     token_scores: list[float] | None = None
+    """Of an outcome model the probability of being right at each completion token, of a process model at each step."""
+    prob_mean: float | None = None
+    prob_min: float | None = None
+    prob_product: float | None = None
+    first_error: int | None = None
+    """Of a process model: number of the first step that is most likely wrong, from 0; -1 where none is."""
     member_scores: list[float] | None = None
+    """Of an ensemble: each member's reward."""
+    disagreement: float | None = None
+    """Of an ensemble: the standard deviation of its members' rewards."""
     error: ErrorDetail | None = None
 
 
@@ -202,30 +210,17 @@ def to_wire(model: str, responses: Sequence[ScoreResponse]) -> RewardsResponse:
     none_scored = len(failures) == len(results)
     return RewardsResponse(
         model=model,
-        results=[ItemResponse(id=r.id, completions=[_completion(x) for x in r.results]) for r in responses],
+        results=[
+            ItemResponse(id=r.id, completions=[CompletionResult(**result_to_json(x)) for x in r.results])
+            for r in responses
+        ],
         error=ErrorDetail(code=failures[0].code, message=failures[0].message) if failures and none_scored else None,
     )
 
 
-def _completion(result: ItemResult) -> CompletionResult:
-    if isinstance(result, ScoreFailure):
-        return CompletionResult(error=ErrorDetail(code=result.code, message=result.message))
-    # JSON has no NaN: whatever the scorer let through ends here.
-    numbers = (result.reward, result.quantile, result.raw, *(result.token_scores or ()), *(result.member_scores or ()))
-    if not all(math.isfinite(x) for x in numbers):
-        return CompletionResult(error=ErrorDetail(code="non_finite", message="the score is not finite"))
-    return CompletionResult(
-        reward=result.reward,
-        quantile=result.quantile,
-        raw=result.raw,
-        model_version=result.model_version,
-        reference=result.reference,
-        num_tokens=result.num_tokens,
-        completion_tokens=result.completion_tokens,
-        truncated=result.truncated,
-        token_scores=list(result.token_scores) if result.token_scores is not None else None,
-        member_scores=list(result.member_scores) if result.member_scores is not None else None,
-    )
+def _item(response: ScoreResponse) -> ItemResponse:
+    completions = [CompletionResult(**result_to_json(result)) for result in response.results]
+    return ItemResponse(id=response.id, completions=completions)
 
 
 def to_card(model: ServedModel) -> ModelCard:
