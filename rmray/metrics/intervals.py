@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,27 +66,55 @@ def clustered_interval(
     if len(kinds) > MANY_KINDS:
         low, high = _normal_interval(sums_C, counts_C, level)
     else:
-        means = _resampled_means(kinds, clusters_of_kind, resamples, seed)
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+        sums, counts = _resampled_sums(kinds, clusters_of_kind, resamples, seed).T
+        low, high = np.quantile(sums / counts, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), level, len(sums_C))
 
 
-def _resampled_means(
+def formula_interval(
+    columns_NM: npt.ArrayLike,
+    clusters_N: npt.ArrayLike,
+    formula: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval:
+    """As `clustered_interval`, of what `formula` makes of the M columns' sums [R, M]: R figures, NaN where it has none.
+
+    Draws without a figure are passed over; where no draw has one, the interval is `bounds`.
+    """
+    _, cluster_of_N = np.unique(np.asarray(clusters_N), return_inverse=True)
+    columns_MN = np.asarray(columns_NM, dtype=np.float64).T
+    sums_MC = [np.bincount(cluster_of_N, weights=column_N) for column_N in columns_MN]
+    sums_CM = np.stack(sums_MC, axis=1).astype(np.float64)
+    if len(sums_CM) == 1:
+        return Interval(bounds[0], bounds[1], level, 1)
+    kinds, clusters_of_kind = np.unique(sums_CM, axis=0, return_counts=True)
+    figures = formula(_resampled_sums(kinds, clusters_of_kind, resamples, seed))
+    if np.isnan(figures).all():
+        return Interval(bounds[0], bounds[1], level, len(sums_CM))
+    low, high = np.nanquantile(figures, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), level, len(sums_CM))
+
+
+def _resampled_sums(
     kinds: npt.NDArray[np.float64], clusters_of_kind: npt.NDArray[np.int64], resamples: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    """`resamples` means over clusters drawn with replacement, of kinds (sum, count) that so many clusters have.
+    """Sums [resamples, M] over clusters drawn with replacement, of kinds [K, M] of sums that so many clusters have.
 
     What is drawn is how often each kind comes up: the same distribution as drawing clusters one by one.
     """
     rng = np.random.default_rng(seed)
     num_clusters = int(clusters_of_kind.sum())
     rows_at_once = max(1, _COUNTS_AT_ONCE // len(kinds))
-    means = []
+    sums = []
     for start in range(0, resamples, rows_at_once):
         rows = min(rows_at_once, resamples - start)
         drawn = rng.multinomial(num_clusters, clusters_of_kind / num_clusters, size=rows)
-        means.append(drawn @ kinds[:, 0] / (drawn @ kinds[:, 1]))
-    return np.concatenate(means)
+        sums.append(drawn @ kinds)
+    return np.concatenate(sums)
 
 
 def _normal_interval(

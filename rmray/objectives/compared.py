@@ -1,6 +1,6 @@
 """What every objective over compared scores reports beside its loss: sums over pairs of a better and a worse score.
 
-Called by `pairwise`, `all_pairs` and `plackett_luce`. Legend: P pairs.
+Called by `pairwise`, `all_pairs` and `plackett_luce`; `labelled` shares its extremes. Legend: P pairs.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ def compared_terms(
             "rejected_sum": rejected_P.sum(),
             "score_sq_sum": (chosen_P.square() + rejected_P.square()).sum(),
         },
-        score_min=-_largest(-chosen_P, -rejected_P),
-        score_max=_largest(chosen_P, rejected_P),
+        score_min=-largest(-chosen_P, -rejected_P),
+        score_max=largest(chosen_P, rejected_P),
         # The gap as the loss sees it, in the scores' own precision.
-        gap_max=_largest((chosen_scores_P - rejected_scores_P).detach().abs()),
+        gap_max=largest((chosen_scores_P - rejected_scores_P).detach().abs()),
     )
 
 
-def _largest(*values_P: torch.Tensor) -> torch.Tensor:
+def largest(*values_P: torch.Tensor) -> torch.Tensor:
+    """The largest of all, 0-dim float64; minus infinity where there is none."""
     # The first element stands for "nothing yet"; amax of an empty tensor is an error.
     none = torch.full((1,), -torch.inf, dtype=torch.float64, device=values_P[0].device)
     return torch.cat([none, *(values.double() for values in values_P)]).amax()

@@ -17,10 +17,10 @@ class LossTerms:
     """One micro-batch's share of the loss.
 
     loss_sum: 0-dim tensor with a gradient, float32 or wider. weight: number of units (pairs, prompts, tokens, steps)
-    summed. metrics: detached 0-dim float64 sums, over pairs where scores are compared; `pairs` is then one of them, as
-    the weight may count other units. score_min, score_max: detached 0-dim float64 extremes of the scores that took part
-    (inf and -inf where there was none). gap_max: likewise the largest absolute gap of the scores compared (-inf where
-    none were).
+    summed. metrics: detached 0-dim float64 sums, `correct` always one of them: over pairs where scores are compared
+    (`pairs` is then another, as the weight may count other units), else over the labelled tokens or steps that the
+    weight counts. score_min, score_max: detached 0-dim float64 extremes of the scores that took part (inf and -inf
+    where there was none). gap_max: likewise the largest absolute gap of the scores compared (-inf where none were).
     """
 
     loss_sum: torch.Tensor

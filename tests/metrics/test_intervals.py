@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, bootstrap
 
-from rmray.metrics.intervals import Interval, clustered_interval
+from rmray.metrics.intervals import Interval, clustered_interval, formula_interval
 
 
 def test_a_share_of_independent_rows_has_the_binomial_quantiles():
@@ -100,3 +100,15 @@ def test_a_share_has_an_ordered_interval_within_its_bounds(rows, seed):
     wins, prompts = (list(column) for column in zip(*rows, strict=True))
     interval = clustered_interval(wins, prompts, seed=seed, resamples=200, bounds=(0, 1))
     assert 0 <= interval.low <= interval.high <= 1
+
+
+def test_a_formula_of_two_sums_has_the_interval_of_their_mean():
+    rng = np.random.default_rng(0)
+    values, clusters = rng.random(80) < 0.6, rng.integers(0, 25, 80)
+    mean = clustered_interval(values, clusters, seed=2)
+    columns = np.stack([values, np.ones(80)], axis=1)
+    assert formula_interval(columns, clusters, lambda sums: sums[:, 0] / sums[:, 1], seed=2) == mean
+    one = formula_interval(columns[:3], ["p"] * 3, lambda sums: sums[:, 0], bounds=(0, 1))
+    assert (one.low, one.high, one.clusters) == (0, 1, 1)
+    never = formula_interval(columns, clusters, lambda sums: np.full(len(sums), np.nan), bounds=(0, 1))
+    assert (never.low, never.high, never.clusters) == (0, 1, mean.clusters)
