@@ -225,5 +225,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "growth": Benchmark(
         "time and memory over model size, length, K and data", scale.growth_arguments, scale.run_growth
     ),
+    "search": Benchmark(
+        "sums solved with a process model, over a beam's width", scale.search_arguments, scale.run_search
+    ),
     "workers": Benchmark("Ray Train and DeepSpeed beside the bare loop", scale.workers_arguments, scale.run_workers),
 }

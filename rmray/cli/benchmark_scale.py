@@ -1,4 +1,4 @@
-"""The benchmarks of size: `plan`, `growth` and `workers`, their options and the one function each calls.
+"""The benchmarks of size and of search: `plan`, `growth`, `workers` and `search`, with what each calls.
 
 Called by `benchmark`. Everything else is imported late, so that --help is quick; so defaults stay where the functions
 have them, and an option that is not given is not passed on.
@@ -28,6 +28,7 @@ _WORKERS_OPTIONS = (
     "zero_stage",
     "seed",
 )
+_SEARCH_OPTIONS = ("problems", "widths", "proposals", "error_rate", "seed")
 
 
 def plan_arguments(parser: ArgumentParser) -> None:
@@ -124,6 +125,29 @@ def run_workers(arguments: Namespace) -> Result:
     report = workers.run_workers(workers.WorkersSettings(**_given(arguments, _WORKERS_OPTIONS)), rows=rows, say=tell)
     workers.print_workers(report)
     save_json(Path(arguments.output), "workers", report.to_json())
+    return report.to_json()
+
+
+def search_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--bundle", required=True, metavar="DIR", help="of a process model of the generated world")
+    parser.add_argument("--problems", type=count, metavar="N", help="sums to solve")
+    parser.add_argument("--widths", nargs="+", type=count, metavar="N", help="of the beam")
+    parser.add_argument("--proposals", type=count, metavar="N", help="steps drawn for each partial solution")
+    parser.add_argument("--error-rate", type=float, metavar="SHARE", help="of the simulated policy's steps")
+    parser.add_argument("--seed", type=int, metavar="N")
+
+
+def run_search(arguments: Namespace) -> Result:
+    from rmray.benchmark import search
+    from rmray.benchmark.report import save_json
+
+    given = _given(arguments, _SEARCH_OPTIONS)
+    if "widths" in given:
+        given["widths"] = tuple(given["widths"])
+    report = search.run_search(arguments.bundle, search.SearchSettings(**given), notify=tell)
+    search.print_search(report)
+    save_json(Path(arguments.output), "search", report.to_json())
+    search.plot_search(report, Path(arguments.output) / "search.png")
     return report.to_json()
 
 

@@ -6,6 +6,7 @@ that claims nothing is 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,34 +27,61 @@ class Solution:
     labels: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """What is to be worked out. start, changes: two to four of them; no count leaves 1..11."""
+
+    person: str
+    fruit: str
+    start: int
+    changes: tuple[int, ...]
+
+    @property
+    def prompt(self) -> str:
+        told = [f"gets {NUMBERS[c]}" if c > 0 else f"eats {NUMBERS[-c]}" for c in self.changes]
+        return (
+            f"{self.person} has {NUMBERS[self.start]} {self.fruit}, {', '.join(told[:-1])} and then {told[-1]}. "
+            f"How many {self.fruit} is that? Work it out in steps."
+        )
+
+    @property
+    def num_claims(self) -> int:
+        """What may be wrong: the start, the count after each change, and the conclusion."""
+        return len(self.changes) + 2
+
+    def write(self, claim: int, count: int) -> str:
+        """The step that claims so much."""
+        if claim == 0:
+            return f"{self.person} starts with {NUMBERS[count]} {self.fruit}."
+        if claim == self.num_claims - 1:
+            return f"So that is {NUMBERS[count]} {self.fruit}."
+        change = self.changes[claim - 1]
+        return f"{NUMBERS[abs(change)].capitalize()} {'more' if change > 0 else 'fewer'} makes {NUMBERS[count]}."
+
+
+def draw_sum(rng: np.random.Generator) -> Sum:
+    """A sum of someone's fruit."""
+    person, fruit = str(rng.choice(PEOPLE)), str(rng.choice(FRUITS))
+    return Sum(person, fruit, *_draw_changes(rng))
+
+
 def draw_solution(rng: np.random.Generator) -> Solution:
     """A sum of two to four changes worked out, with an error at some step or none."""
-    person, fruit = str(rng.choice(PEOPLE)), str(rng.choice(FRUITS))
-    start, changes = _draw_sum(rng)
-    told = [f"gets {NUMBERS[c]}" if c > 0 else f"eats {NUMBERS[-c]}" for c in changes]
-    prompt = (
-        f"{person} has {NUMBERS[start]} {fruit}, {', '.join(told[:-1])} and then {told[-1]}. "
-        f"How many {fruit} is that? Work it out in steps."
-    )
-    # The claims that may be wrong: the start, the count after each change, and the conclusion.
-    wrong_at = None if rng.random() < SHARE_RIGHT else int(rng.integers(len(changes) + 2))
-    counts, count = [], 0
-    for i, change in enumerate((start, *changes, 0)):
+    problem = draw_sum(rng)
+    wrong_at = None if rng.random() < SHARE_RIGHT else int(rng.integers(problem.num_claims))
+    steps, count = [], 0
+    for claim, change in enumerate((problem.start, *problem.changes, 0)):
         count += change
-        if i == wrong_at:
-            count = _near(count, changes[i:], rng)
-        counts.append(count)
-    steps = [f"{person} starts with {NUMBERS[counts[0]]} {fruit}."]
-    for change, after in zip(changes, counts[1:-1], strict=True):
-        steps.append(f"{NUMBERS[abs(change)].capitalize()} {'more' if change > 0 else 'fewer'} makes {NUMBERS[after]}.")
-    steps.append(f"So that is {NUMBERS[counts[-1]]} {fruit}.")
+        if claim == wrong_at:
+            count = _near(count, problem.changes[claim:], rng)
+        steps.append(problem.write(claim, count))
     labels = [1 if wrong_at is None or i < wrong_at else -1 for i in range(len(steps))]
     if rng.random() < 0.5:
         steps, labels = [str(rng.choice(OPENINGS)), *steps], [0, *labels]
-    return Solution(prompt, tuple(steps), tuple(labels))
+    return Solution(problem.prompt, tuple(steps), tuple(labels))
 
 
-def _draw_sum(rng: np.random.Generator) -> tuple[int, list[int]]:
+def _draw_changes(rng: np.random.Generator) -> tuple[int, tuple[int, ...]]:
     """A start and two to four changes that never leave 1..11, so that an error by one still has a word."""
     count = start = int(rng.integers(2, 8))
     changes = []
@@ -61,10 +89,10 @@ def _draw_sum(rng: np.random.Generator) -> tuple[int, list[int]]:
         change = int(rng.choice([c for c in (-3, -2, -1, 1, 2, 3, 4) if 1 <= count + c <= 11]))
         changes.append(change)
         count += change
-    return start, changes
+    return start, tuple(changes)
 
 
-def _near(count: int, changes: list[int], rng: np.random.Generator) -> int:
+def _near(count: int, changes: Sequence[int], rng: np.random.Generator) -> int:
     """A wrong count near the right one from which the remaining changes stay within the words for numbers."""
     later = np.cumsum([0, *changes])
     low, high = -int(later.min()), len(NUMBERS) - 1 - int(later.max())
