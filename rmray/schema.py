@@ -27,9 +27,24 @@ class TokenIds:
             raise RowError("bad_token_ids", "token ids must be non-negative integers")
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """A completion given step by step, for process models. At least one step, none of them blank."""
+
+    texts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise RowError("blank_completion", "the solution has no step")
+        if not all(isinstance(text, str) for text in self.texts):
+            raise RowError("bad_type", "steps must be texts")
+        if not all(text.strip() for text in self.texts):
+            raise RowError("blank_completion", "a step is blank")
+
+
 Messages = tuple[Mapping[str, Any], ...]
-Content = str | Messages | TokenIds
-"""A prompt or a completion: plain text, chat messages, or token ids."""
+Content = str | Messages | TokenIds | Steps
+"""A prompt or a completion: plain text, chat messages, or token ids; a completion may be steps too."""
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]], *, name: str, starts: bool) -> Messages:
@@ -59,6 +74,8 @@ def is_blank(content: Content) -> bool:
         return not content.ids
     if isinstance(content, str):
         return not content.strip()
+    if isinstance(content, Steps):
+        return False
     return not any(m.get("tool_calls") or ((m.get("content") or "") not in ("", []) and _text(m)) for m in content)
 
 
@@ -70,11 +87,13 @@ def _text(message: Mapping[str, Any]) -> str:
 
 
 def plain_text(content: Content) -> str:
-    """The visible text, message after message; of token ids none."""
+    """The visible text, message after message, a step a line; of token ids none."""
     if isinstance(content, TokenIds):
         return ""
     if isinstance(content, str):
         return content
+    if isinstance(content, Steps):
+        return "\n".join(content.texts)
     return "\n".join(filter(None, (_text(m) for m in content)))
 
 
@@ -143,20 +162,19 @@ class ProcessExample:
     """A solution in steps, each labelled -1 (wrong), 0 (neutral) or +1 (right)."""
 
     prompt: Content
-    steps: tuple[str, ...]
+    steps: Steps
     labels: tuple[int, ...]
     source: str | None = None
     id: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.steps:
-            raise RowError("blank_completion", "the solution has no step")
-        if len(self.steps) != len(self.labels):
-            raise RowError("count_mismatch", f"{len(self.steps)} steps but {len(self.labels)} labels")
+        if len(self.steps.texts) != len(self.labels):
+            raise RowError("count_mismatch", f"{len(self.steps.texts)} steps but {len(self.labels)} labels")
         if any(isinstance(x, bool) or x not in (-1, 0, 1) for x in self.labels):
             raise RowError("bad_label", "step labels must be -1, 0 or 1")
-        if any(not step.strip() for step in self.steps):
-            raise RowError("blank_completion", "a step is blank")
+
+
+Record = Comparison | OutcomeExample | ProcessExample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +198,8 @@ class ScoreRequest:
             object.__setattr__(self, "finished", (True,) * len(self.completions))
         if len(self.finished) != len(self.completions):
             raise RowError("count_mismatch", f"{len(self.completions)} completions but {len(self.finished)} `finished`")
+        if isinstance(self.prompt, Steps):
+            raise RowError("bad_type", "a prompt has no steps")
 
 
 def request_of_own_ids(
@@ -211,9 +231,10 @@ class ScoreResult:
     alone, None where the scorer does not say.
 
     Of outcome and process models: token_scores: the probability of being right, of each completion token or each step,
-    in [0, 1]; prob_mean, prob_min, prob_product: of them. first_error: of process models, number of the first step that
-    is most likely wrong, from 0; -1 where none is. Of ensembles: member_scores: each member's reward; disagreement:
-    their population standard deviation. None where the model is of another kind.
+    in [0, 1]; prob_mean, prob_min, prob_product: of them. Of process models: step_labels: each step's most likely
+    label, -1 wrong, 0 neutral, 1 right; first_error: number of the first step that is most likely wrong, from 0; -1
+    where none is. Of ensembles: member_scores: each member's reward; disagreement: their population standard
+    deviation. None where the model is of another kind.
     """
 
     raw: float
@@ -229,6 +250,7 @@ class ScoreResult:
     prob_min: float | None = None
     prob_product: float | None = None
     first_error: int | None = None
+    step_labels: tuple[int, ...] | None = None
     member_scores: tuple[float, ...] | None = None
     disagreement: float | None = None
 

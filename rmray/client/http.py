@@ -21,7 +21,7 @@ from rmray.client.answers import Answer, choose_card, fault_of, read_results, re
 from rmray.config.serve import ServedModel
 from rmray.errors import ConfigError, RequestError
 from rmray.retry import TryAgainError
-from rmray.schema import Content, ItemResult, ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult, TokenIds
+from rmray.schema import Content, ItemResult, ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult, Steps, TokenIds
 
 if TYPE_CHECKING:
     import ssl
@@ -239,7 +239,9 @@ def _item(request: ScoreRequest, part: slice, id: str) -> dict[str, Any]:
 def _content(content: Content) -> Any:
     if isinstance(content, str):
         return content
-    return list(content.ids) if isinstance(content, TokenIds) else [dict(message) for message in content]
+    if isinstance(content, TokenIds | Steps):
+        return list(content.ids if isinstance(content, TokenIds) else content.texts)
+    return [dict(message) for message in content]
 
 
 def _messages(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:

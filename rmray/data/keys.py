@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from rmray.data.prepared import WINDOW_ROWS
 from rmray.errors import DataError
-from rmray.schema import Comparison, Content, TokenIds, is_blank
+from rmray.schema import Comparison, Content, OutcomeExample, Record, Steps, TokenIds, is_blank
 
 Keys = npt.NDArray[np.uint64]
 _HASHES = 2**64
 
 
-def prompt_key(record: Comparison) -> int:
+def prompt_key(record: Record) -> int:
     """Names the prompt: rows with the same one share a split, a window and a step.
 
     A lone user message is the same prompt as its text. Where the prompt is blank, rows have nothing in common: the
@@ -29,17 +29,27 @@ def prompt_key(record: Comparison) -> int:
     """
     prompt: Any = record.prompt
     if is_blank(prompt):
-        return hash64(["completions", sorted(_plain(c) for c in record.completions)])
+        return hash64(["completions", sorted(_plain(c) for c in _completions(record))])
     if isinstance(prompt, tuple) and len(prompt) == 1 and prompt[0]["role"] == "user":
         prompt = prompt[0]["content"] if isinstance(prompt[0]["content"], str) else prompt
     return hash64(_plain(prompt))
 
 
-def pair_keys(record: Comparison) -> tuple[int, int]:
-    """(which completions are compared, how they are ranked): equal first numbers with other second ones contradict."""
-    order = sorted(range(len(record.completions)), key=lambda k: _plain(record.completions[k]))
-    texts = [_plain(record.completions[k]) for k in order]
+def pair_keys(record: Record) -> tuple[int, int]:
+    """(which completions the row has, what it tells of them): equal first numbers with other second ones contradict."""
+    texts = [_plain(c) for c in _completions(record)]
+    if not isinstance(record, Comparison):
+        told = [int(record.label)] if isinstance(record, OutcomeExample) else list(record.labels)
+        return hash64(texts), hash64([texts, told])
+    order = sorted(range(len(texts)), key=lambda k: texts[k])
+    texts = [texts[k] for k in order]
     return hash64(texts), hash64([texts, [record.ranks[k] for k in order]])
+
+
+def _completions(record: Record) -> tuple[Content, ...]:
+    if isinstance(record, Comparison):
+        return record.completions
+    return (record.completion,) if isinstance(record, OutcomeExample) else (record.steps,)
 
 
 def stored_order(row_id: str, num_completions: int) -> list[int]:
@@ -56,6 +66,8 @@ def _plain(content: Content) -> str:
         return "text:" + content.strip()
     if isinstance(content, TokenIds):
         return "ids:" + ",".join(map(str, content.ids))
+    if isinstance(content, Steps):
+        return "steps:" + json.dumps(content.texts)
     return "chat:" + json.dumps(content, sort_keys=True, default=dict)
 
 

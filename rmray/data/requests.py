@@ -1,6 +1,7 @@
 """Turn rows of a file into score requests. Called by `rmray score` and by the bundle for its reference set.
 
-A row has a prompt with one `completion`, a list of `completions`, or the `chosen` and `rejected` of a comparison.
+A row has a prompt with one `completion`, a list of `completions`, the `steps` of one completion, or the `chosen` and
+`rejected` of a comparison. For process models each of `completions` may be a list of steps.
 Optional: `finished` (a boolean, or one for each completion), `tokenizer_hash` (with token ids), `tools`, `id`.
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 from rmray.data.sources import check_columns, find_files, parse_row, read_raw_rows, record_from_row
 from rmray.data.sources.fields import WRITTEN_BOOLEANS
 from rmray.errors import RowError
-from rmray.schema import Comparison, Content, OutcomeExample, ScoreRequest, is_blank
+from rmray.schema import Comparison, Content, OutcomeExample, ScoreRequest, Steps, is_blank
 
 REQUEST_COLUMNS = ("finished", "tokenizer_hash")  # beside those of comparisons
 
@@ -53,8 +54,8 @@ def request_from_row(row: Mapping[str, Any], *, columns: Mapping[str, str]) -> S
         comparison = record_from_row(row, objective="bradley_terry", columns=columns)
         assert isinstance(comparison, Comparison)
         prompt, completions = comparison.prompt, comparison.completions
-    elif named.get("completions") is not None or named.get("completion") is not None:
-        answers = named["completions"] if named.get("completions") is not None else [named["completion"]]
+    elif given := [name for name in ("completions", "completion", "steps") if named.get(name) is not None]:
+        answers = named["completions"] if given[0] == "completions" else [named[given[0]]]
         if not isinstance(answers, list) or not answers:
             raise RowError("bad_type", "`completions` must be a list of texts or of message lists, and not empty")
         if named.get("prompt") is None:
@@ -65,7 +66,7 @@ def request_from_row(row: Mapping[str, Any], *, columns: Mapping[str, str]) -> S
         raise RowError(
             "missing_field",
             "there is nothing to score",
-            why="a row needs `completion`, `completions`, or `chosen` and `rejected`; it has: "
+            why="a row needs `completion`, `completions`, `steps`, or `chosen` and `rejected`; it has: "
             + ", ".join(map(str, row)),
         )
     return ScoreRequest(
@@ -87,6 +88,8 @@ def _checked(value: Any, name: str) -> OutcomeExample:
 
 
 def _answer(value: Any) -> Content:
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return Steps(tuple(value))
     return value if isinstance(value, str) and is_blank(value) else _checked(value, "completion").completion
 
 

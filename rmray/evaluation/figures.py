@@ -20,7 +20,7 @@ from rmray.metrics.bias import length_rule
 from rmray.metrics.intervals import clustered_interval
 from rmray.metrics.summary import pair_metrics
 from rmray.models.scorer import ScorerInfo
-from rmray.schema import Content, TokenIds, plain_text
+from rmray.schema import Content, Steps, TokenIds, plain_text
 
 SHOWN_CHARS = 4000
 """Of each text of a pair that is shown; the rest is cut, and the pair says so."""
@@ -120,7 +120,7 @@ def shown(content: Content) -> str:
     """A prompt or completion for people: chats with their roles, token ids as numbers."""
     if isinstance(content, TokenIds):
         return "token ids " + " ".join(map(str, content.ids))
-    if isinstance(content, str) or len(content) < 2:
+    if isinstance(content, str | Steps) or len(content) < 2:
         return plain_text(content)
     return "\n\n".join(f"{message['role']}: {plain_text((message,))}" for message in content)
 

@@ -13,7 +13,7 @@ from rmray.data.requests import read_requests
 from rmray.errors import ConfigError, DataError, RowError
 from rmray.evaluation.score_file import CHUNK_ROWS, NumberedRequest, checked_inputs, new_file
 from rmray.evaluation.source import RewardSource
-from rmray.schema import Content, ItemResult, ScoreFailure, ScoreRequest, ScoreResult, TokenIds
+from rmray.schema import Content, ItemResult, ScoreFailure, ScoreRequest, ScoreResult, Steps, TokenIds, plain_text
 
 PAIRS_NAME = "pairs.jsonl"
 
@@ -119,4 +119,4 @@ def _pair(request: ScoreRequest, better: int, worse: int, margin: float, version
 def _json(content: Content) -> Any:
     if isinstance(content, TokenIds):  # a judge reads none of them, so that no pair has any
         raise DataError("token ids cannot be labelled", next_step="give the texts")
-    return content if isinstance(content, str) else [dict(message) for message in content]
+    return plain_text(content) if isinstance(content, str | Steps) else [dict(message) for message in content]

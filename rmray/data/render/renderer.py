@@ -19,7 +19,7 @@ from rmray.data.render.escape import Escaper
 from rmray.data.render.rules import RENDER_VERSION, RenderRules, eos_id_of
 from rmray.data.tokenizer import template_hash
 from rmray.errors import ModelError, RowError
-from rmray.schema import Content, TokenIds, is_blank
+from rmray.schema import Content, Steps, TokenIds, is_blank
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -194,6 +194,10 @@ class Renderer:
 
 def _without_parts(content: Content, name: str) -> Content:
     """Messages whose content is text. Rows come so already; requests come as they were sent."""
+    if isinstance(content, Steps):
+        raise RowError(
+            "no_steps", "the completion is given in steps, and this model reads none", next_step="give one text"
+        )
     return content if isinstance(content, str | TokenIds) else tuple(join_parts(content, name=name))
 
 

@@ -5,11 +5,10 @@ Called by `prepare` (which hands rows to its actors) and, through `read_records`
 
 from rmray.data.sources.files import InputFile, find_files
 from rmray.data.sources.read import check_source, parse_row, read_raw_rows, read_records
-from rmray.data.sources.records import Record, check_columns, record_from_row
+from rmray.data.sources.records import check_columns, record_from_row
 
 __all__ = [
     "InputFile",
-    "Record",
     "check_columns",
     "check_source",
     "find_files",

@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from rmray.data.sources import hub
 from rmray.data.sources.fields import WRITTEN_BOOLEANS
 from rmray.data.sources.files import InputFile, find_files, open_bytes, open_plain
-from rmray.data.sources.records import KINDS, Record, check_columns, record_from_row
+from rmray.data.sources.records import KINDS, check_columns, record_from_row
 from rmray.errors import ConfigError, DataError, RowError
+from rmray.schema import Record
 
 RawRow = tuple[int, bytes | RowError]
 """Line or row number, from 1, and the row as one JSON text."""

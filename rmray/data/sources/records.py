@@ -26,9 +26,7 @@ from rmray.data.sources.fields import (
     tools_of,
 )
 from rmray.errors import ConfigError, RowError
-from rmray.schema import Comparison, Content, OutcomeExample, ProcessExample, check_messages
-
-Record = Comparison | OutcomeExample | ProcessExample
+from rmray.schema import Comparison, Content, OutcomeExample, ProcessExample, Record, Steps, check_messages
 
 COLUMNS = (
     "prompt", "chosen", "rejected", "score_chosen", "score_rejected", "margin",
@@ -187,11 +185,9 @@ def _outcome(row: Row) -> OutcomeExample:
 def _process(row: Row) -> ProcessExample:
     name = "steps" if row.get("steps") is not None else "completions"
     steps = list_of(row, name)
-    if not all(isinstance(step, str) for step in steps):
-        raise RowError("bad_type", f"`{name}` must be a list of texts")
     return ProcessExample(
         prompt=_prompt(row),
-        steps=tuple(steps),
+        steps=Steps(tuple(steps)),
         labels=tuple(_step_label(x) for x in list_of(row, "labels")),
         source=text_of(row, "source"),
         id=text_of(row, "id"),

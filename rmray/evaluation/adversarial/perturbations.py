@@ -21,7 +21,7 @@ from rmray.evaluation.adversarial.dress_up import (
 from rmray.evaluation.adversarial.factual_error import factual_error
 from rmray.evaluation.adversarial.flaws import off_topic_end, rudeness, self_contradiction, truncation, wrong_prompt
 from rmray.evaluation.adversarial.setting import Setting
-from rmray.schema import Content, TokenIds
+from rmray.schema import Content, Steps, TokenIds
 
 Kind = Literal["flaw", "dress_up"]
 Side = Literal["better", "worse"]
@@ -90,8 +90,8 @@ def perturb(name: str, content: Content, setting: Setting) -> Content | None:
 
 
 def answer_text(content: Content) -> str | None:
-    """The text a perturbation changes; None where there is none: token ids, a tool call, white space."""
-    if isinstance(content, TokenIds):
+    """The text a perturbation changes; None where there is none: token ids, steps, a tool call, white space."""
+    if isinstance(content, TokenIds | Steps):
         return None
     place = None if isinstance(content, str) else _last_answer(content)
     text = content if isinstance(content, str) else _text_of(content[place]) if place is not None else None
@@ -102,7 +102,7 @@ def prompt_text(prompt: Content) -> str:
     """The text of a prompt, of a conversation that of the user's last message; empty where there is none."""
     if isinstance(prompt, str):
         return prompt
-    if isinstance(prompt, TokenIds):
+    if isinstance(prompt, TokenIds | Steps):
         return ""
     asked = [message for message in prompt if message["role"] == "user"]
     return (_text_of(asked[-1]) or "") if asked else ""
@@ -119,7 +119,7 @@ def _text_of(message: Mapping[str, Any]) -> str | None:
 
 
 def _with_text(content: Content, text: str) -> Content:
-    if isinstance(content, str | TokenIds):
+    if isinstance(content, str | TokenIds | Steps):
         return text
     place = _last_answer(content)
     return tuple({**message, "content": text} if i == place else message for i, message in enumerate(content))

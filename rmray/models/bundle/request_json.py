@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rmray.schema import Content, ScoreRequest, TokenIds
+from rmray.schema import Content, ScoreRequest, Steps, TokenIds
 
 
 def request_to_json(request: ScoreRequest) -> dict[str, Any]:
-    """Text is a string, messages are a list of objects, token ids are {"token_ids": [...]}."""
+    """Text is a string, messages are a list of objects, token ids are {"token_ids": [...]}, steps {"steps": [...]}."""
     return {
         "prompt": content_to_json(request.prompt),
         "completions": [content_to_json(c) for c in request.completions],
@@ -36,10 +36,12 @@ def request_from_json(raw: dict[str, Any]) -> ScoreRequest:
 def content_to_json(content: Content) -> Any:
     if isinstance(content, TokenIds):
         return {"token_ids": list(content.ids)}
+    if isinstance(content, Steps):
+        return {"steps": list(content.texts)}
     return content if isinstance(content, str) else [dict(m) for m in content]
 
 
 def content_from_json(raw: Any) -> Content:
     if isinstance(raw, dict):
-        return TokenIds(tuple(raw["token_ids"]))
+        return Steps(tuple(raw["steps"])) if "steps" in raw else TokenIds(tuple(raw["token_ids"]))
     return raw if isinstance(raw, str) else tuple(raw)

@@ -15,7 +15,7 @@ from rmray.data.messages import join_parts
 from rmray.errors import RowError
 from rmray.models.judge.backend import Question
 from rmray.models.judge.neutral import Neutraliser
-from rmray.schema import Content, TokenIds, is_blank
+from rmray.schema import Content, Steps, TokenIds, is_blank, plain_text
 
 PROMPT_VERSION = 2  # raise it when the same answers would be shown in another way
 
@@ -117,8 +117,8 @@ class PromptWriter:
         """
         if isinstance(content, TokenIds):
             raise RowError("not_text", "a judge reads text, and this is token ids")
-        if isinstance(content, str):
-            return self._neutral.quoted(content)
+        if isinstance(content, str | Steps):
+            return self._neutral.quoted(plain_text(content))
         messages = join_parts(content, name=name)
         lone = len(messages) == 1 and messages[0]["role"] in ("user", "assistant")
         return "\n".join(line for message in messages for line in self._message(message, with_role=not lone))

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rmray.data.sources import Record, find_files, hub, read_records
+from rmray.data.sources import find_files, hub, read_records
 from rmray.errors import ConfigError, DataError, RowError
-from rmray.schema import Comparison, OutcomeExample, ProcessExample, TokenIds
+from rmray.schema import Comparison, OutcomeExample, ProcessExample, Record, Steps, TokenIds
 
 ROWS = [{"prompt": f"p{i}", "chosen": f"good {i}", "rejected": f"bad {i}", "margin": i / 2} for i in range(5)]
 EXPECTED = [
@@ -197,7 +197,7 @@ def test_csv_cells_are_what_their_column_says(tmp_path: Path) -> None:
     path.write_text("prompt,completion,label\np,c,True\np,d,0\n")
     assert [r.label for r in read(path, "outcome") if isinstance(r, OutcomeExample)] == [True, False]
     path.write_text('prompt,steps,labels\np,"[""a"", ""b""]","[1, -1]"\n')
-    assert read(path, "process") == [ProcessExample(prompt="p", steps=("a", "b"), labels=(1, -1))]
+    assert read(path, "process") == [ProcessExample(prompt="p", steps=Steps(("a", "b")), labels=(1, -1))]
 
 
 def test_bad_csv_rows_are_told(tmp_path: Path) -> None:

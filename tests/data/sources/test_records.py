@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rmray.data.sources import Record, check_columns, record_from_row
+from rmray.data.sources import check_columns, record_from_row
 from rmray.errors import ConfigError, RowError
-from rmray.schema import Comparison, OutcomeExample, ProcessExample, TokenIds
+from rmray.schema import Comparison, OutcomeExample, ProcessExample, Record, Steps, TokenIds
 
 QUESTION = {"role": "user", "content": "q"}
 GOOD = {"role": "assistant", "content": "good"}
@@ -121,7 +121,7 @@ def test_the_objective_decides_which_columns_are_meant() -> None:
     assert comparison(row).completions == ("a", "b")
     assert comparison(row, objective="all_pairs").completions == ("c", "d", "e")
     assert record(row, "outcome") == OutcomeExample(prompt="p", completion="f", label=True)
-    assert record(row, "process") == ProcessExample(prompt="p", steps=("g",), labels=(1,))
+    assert record(row, "process") == ProcessExample(prompt="p", steps=Steps(("g",)), labels=(1,))
 
 
 def test_a_column_of_nulls_makes_no_shape() -> None:
@@ -136,9 +136,9 @@ def test_outcome_labels(label: Any, expected: bool) -> None:
 
 def test_process_labels_in_both_spellings() -> None:
     ours = record({"prompt": "p", "steps": ["a", "b", "c"], "labels": [1, 0, -1]}, "process")
-    assert ours == ProcessExample(prompt="p", steps=("a", "b", "c"), labels=(1, 0, -1))
+    assert ours == ProcessExample(prompt="p", steps=Steps(("a", "b", "c")), labels=(1, 0, -1))
     trl = record({"prompt": "p", "completions": ["a", "b"], "labels": [True, False]}, "process")
-    assert trl == ProcessExample(prompt="p", steps=("a", "b"), labels=(1, -1))
+    assert trl == ProcessExample(prompt="p", steps=Steps(("a", "b")), labels=(1, -1))
 
 
 def test_a_column_mapping_goes_from_our_name_to_the_files() -> None:
