@@ -221,6 +221,14 @@ def request_of_own_ids(
     )
 
 
+def request_of(record: Record, tokenizer_hash: str, *, id: str | None = None) -> ScoreRequest:
+    """The request that scores all completions of a record, in its order."""
+    if isinstance(record, Comparison):
+        return request_of_own_ids(record.prompt, record.completions, tokenizer_hash, tools=record.tools, id=id)
+    completion = record.completion if isinstance(record, OutcomeExample) else record.steps
+    return request_of_own_ids(record.prompt, (completion,), tokenizer_hash, id=id)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreResult:
     """What one completion got.

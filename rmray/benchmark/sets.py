@@ -19,7 +19,7 @@ from rmray.data.group import TokenGroup
 from rmray.errors import DataError
 
 if TYPE_CHECKING:
-    from rmray.data.prepared import Row
+    from rmray.data.prepared import Row, table_of_rows
 
 FILE_HASH = "benchmark0000000"
 
@@ -70,17 +70,16 @@ def rows_of_groups(groups: Sequence[TokenGroup], *, prompt_keys: Sequence[int] |
 
 def write_set(directory: Path, rows: Sequence[Row]) -> Path:
     """Write rows, sorted by prompt, as a prepared set to train on; the directory."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from rmray.data.prepared import COMPARISON_COLUMNS, PREPARED_FORMAT, WINDOW_ROWS, Manifest, Split, Window
+    from rmray.data.prepared import PREPARED_FORMAT, WINDOW_ROWS, Manifest, Split, Window
 
     windows = []
     for number, start in enumerate(range(0, len(rows), WINDOW_ROWS)):
         part = rows[start : start + WINDOW_ROWS]
         path = directory / "train" / f"window-{number:05d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([_columns(row) for row in part], schema=COMPARISON_COLUMNS), path)
+        pq.write_table(table_of_rows(part), path)
         windows.append(
             Window(path.relative_to(directory).as_posix(), len(part), sum(row.group.num_tokens for row in part))
         )
@@ -99,21 +98,6 @@ def write_set(directory: Path, rows: Sequence[Row]) -> Path:
     )
     manifest.save(directory)
     return directory
-
-
-def _columns(row: Row) -> dict[str, Any]:
-    return {
-        "row_id": row.row_id,
-        "prompt_key": row.prompt_key,
-        "source": row.source,
-        "prefix": row.group.prefix,
-        "suffixes": list(row.group.suffixes),
-        "prompt_lens": list(row.group.prompt_lens),
-        "num_chars": list(row.num_chars),
-        "ranks": list(row.ranks),
-        "ratings": row.ratings,
-        "margin": row.margin,
-    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,10 +123,10 @@ class SimulatedSet:
 
 
 def _table(lengths: WindowLengths, file_hash: str, rng: np.random.Generator, vocab_size: int) -> pa.Table:
-    """A window with COMPARISON_COLUMNS, made of arrays: row by row would take minutes."""
+    """A window with ROW_COLUMNS, made of arrays: row by row would take minutes."""
     import pyarrow as pa
 
-    from rmray.data.prepared import COMPARISON_COLUMNS
+    from rmray.data.prepared import ROW_COLUMNS
 
     num_rows = len(lengths.prefix_N)
 
@@ -149,10 +149,12 @@ def _table(lengths: WindowLengths, file_hash: str, rng: np.random.Generator, voc
         "prompt_lens": of_both(np.repeat(lengths.prefix_N, 2)),
         "num_chars": of_both(4 * suffix_M),
         "ranks": of_both(np.tile(np.array([0, 1]), num_rows)),
-        "ratings": pa.nulls(num_rows, COMPARISON_COLUMNS.field("ratings").type),
+        "ratings": pa.nulls(num_rows, ROW_COLUMNS.field("ratings").type),
         "margin": pa.nulls(num_rows, pa.float64()),
+        "labels": pa.nulls(num_rows, ROW_COLUMNS.field("labels").type),
+        "step_ends": pa.nulls(num_rows, ROW_COLUMNS.field("step_ends").type),
     }
-    return pa.table(columns, schema=COMPARISON_COLUMNS)
+    return pa.table(columns, schema=ROW_COLUMNS)
 
 
 def _log_normal(rng: np.random.Generator, means: np.ndarray) -> Int64:

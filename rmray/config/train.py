@@ -44,6 +44,10 @@ class DataConfig(Section):
     """Longest prompt + completion, in tokens."""
     over_length: Literal["drop", "truncate_prompt"] = "drop"
     """What becomes of a longer row: dropped and counted, or the prompt's oldest tokens are cut away."""
+    think: Literal["keep", "strip"] = "keep"
+    """Reasoning traces (<think> ... </think>) of completions: scored with the rest, or taken out first."""
+    step_separator: Annotated[str, Field(min_length=1)] = "\n"
+    """What ends each step of a solution, for process models: a line feed, an empty line, a token of its own."""
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of rows that may be quarantined before preparing stops."""
     strict_overlap: bool = False
@@ -68,28 +72,43 @@ class ModelConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    name: Literal["bradley_terry", "all_pairs", "plackett_luce"] = "bradley_terry"
+    name: Literal["bradley_terry", "all_pairs", "plackett_luce", "outcome", "process"] = "bradley_terry"
     """The loss: of each pair; of all pairs of a row, where each row (a ranking) weighs the same, also where several are
     of one prompt; of a row's whole ranking, weighed likewise. A model trained so on correct against wrong answers ranks
-    them; it is no outcome model."""
+    them; it is no outcome model. Those are the other two: whether an answer is right, at each of its tokens; whether
+    each step of a solution is right."""
     margin: Literal["none", "data", "rating_difference"] | Margin = "none"
     """Target margin of a pair: none, the row's `margin`, the difference of the row's scores, or a constant."""
     center: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of (r_c + r_r)^2 of a pair, which keeps scores near zero. TRL recommends 0.01."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of pairs whose preference is taken to be turned round: bounds the gap that noisy labels can ask for."""
+    aggregate: Literal["auto", "mean", "min", "product"] = "auto"
+    """What an outcome or process model makes of its probabilities to score a completion. auto: the mean over the tokens
+    of an outcome model, the least over the steps of a process model."""
 
     @model_validator(mode="after")
     def _check(self) -> ObjectiveConfig:
-        if self.name == "plackett_luce":
+        if self.name not in ("bradley_terry", "all_pairs"):
             given = {"margin": self.margin != "none", "center": self.center, "label_smoothing": self.label_smoothing}
             wrong = [f"{name} is {getattr(self, name)}" for name, is_set in given.items() if is_set]
             if wrong:
                 raise ValueError(
-                    f"{' and '.join(wrong)}: an option of pairs, and plackett_luce has a ranking's choices instead; "
-                    "take it out, or use all_pairs"
+                    f"{' and '.join(wrong)}: an option of pairs, and {self.name} has none; take it out, or use "
+                    "all_pairs or bradley_terry"
                 )
+        if self.aggregate != "auto" and self.name not in ("outcome", "process"):
+            raise ValueError(
+                f"aggregate is {self.aggregate}: {self.name} gives one score a completion and adds up nothing; "
+                "take it out"
+            )
         return self
+
+    @property
+    def readout(self) -> Literal["tokens", "steps"] | None:
+        """Which tokens an outcome or process model reads; None for one score a completion, read by `model.pooling`."""
+        readouts: dict[str, Literal["tokens", "steps"]] = {"outcome": "tokens", "process": "steps"}
+        return readouts.get(self.name)
 
 
 class OptimConfig(Section):
@@ -181,6 +200,11 @@ class TrainConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
+    @property
+    def pooling(self) -> str:
+        """Where scores are read, as batches are built: `model.pooling`, or the objective's own read-out."""
+        return self.objective.readout or self.model.pooling
+
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if "://" in self.run.storage:
@@ -189,6 +213,11 @@ class TrainConfig(Section):
             )
         if self.run.name == "prepared":
             raise ValueError("run.name is `prepared`, the folder of run.storage that holds prepared sets")
+        if self.objective.readout and self.model.pooling != "last":
+            raise ValueError(
+                f"model.pooling is {self.model.pooling}, and {self.objective.name} reads every token or step: "
+                "take it out"
+            )
         if self.data.eval and self.data.holdout is not None:
             raise ValueError("data.holdout and data.eval exclude each other: held-out prompts come from one of them")
         tokens = self.workers.max_micro_batch_tokens

@@ -34,15 +34,16 @@ class FlatBatch:
     """T tokens laid out [prefix, suffix 1, ..., suffix K] group after group, and where scores are read.
 
     token_ids_T, positions_T: int64; the positions of every suffix go on from its own prefix.
-    readout_tokens_R: indices into T. readout_scores_R: the score each of them counts towards, ascending; a score is
-    the mean over its read-out tokens (one token for `last`).
-    num_scores: S, in the order group after group, completion after completion.
+    readout_tokens_R: indices into T. readout_paths_R: the path that each is read for, ascending. readout_scores_R: the
+    score each of them counts towards, ascending; a score is the mean over its read-out tokens (one token for `last`).
+    num_scores: S, in the order group after group, completion after completion, token after token.
     """
 
     token_ids_T: torch.Tensor
     positions_T: torch.Tensor
     segments: tuple[Segment, ...]
     readout_tokens_R: torch.Tensor
+    readout_paths_R: torch.Tensor
     readout_scores_R: torch.Tensor
     num_scores: int
 
@@ -64,14 +65,23 @@ class FlatBatch:
             move(self.positions_T),
             self.segments,
             move(self.readout_tokens_R),
+            move(self.readout_paths_R),
             move(self.readout_scores_R),
             self.num_scores,
         )
 
 
+TOKEN_READOUTS = ("tokens", "steps")
+"""Read-outs that give a score for each token they read, and so several scores a completion."""
+
+
 def build_batch(groups: Sequence[TokenGroup], *, pooling: str = "last") -> FlatBatch:
-    """Lay groups out flat. pooling: `last` reads each path's last token, `mean` its completion's tokens, `first` its
-    first token. An empty sequence of groups gives a batch of no token and no score (a rank with nothing to do)."""
+    """Lay groups out flat. An empty sequence of groups gives a batch of no token and no score (a rank with nothing to
+    do).
+
+    pooling: one score a path from its last token (`last`), its completion's tokens (`mean`) or its first token
+    (`first`); or a score for each token of its completion (`tokens`) or each token that ends a step (`steps`).
+    """
     token_ids: list[npt.NDArray[Any]] = []
     positions: list[Int64] = []
     segments: list[Segment] = []
@@ -84,43 +94,45 @@ def build_batch(groups: Sequence[TokenGroup], *, pooling: str = "last") -> FlatB
         positions.append(np.arange(prefix_len))
         start += prefix_len
         suffixes = []
-        for suffix, prompt_len in zip(group.suffixes, group.prompt_lens, strict=True):
+        for k, suffix in enumerate(group.suffixes):
             length = len(suffix)
             token_ids.append(suffix)
             positions.append(np.arange(prefix_len, prefix_len + length))
             suffixes.append((start, length))
-            tokens = _readout_tokens(pooling, prefix_start, prefix_len, start, length, prompt_len)
-            readout.append(tokens)
-            num_readouts.append(len(tokens))
+            places = read_places(group, k, pooling)
+            # A completion may begin inside the shared prefix, where the K paths begin alike.
+            readout.append(np.where(places < prefix_len, prefix_start, start - prefix_len) + places)
+            num_readouts.append(len(places))
             start += length
         segments.append(Segment(prefix_start, prefix_len, tuple(suffixes)))
-    num_scores = len(num_readouts)
+    paths_R = torch.from_numpy(np.repeat(np.arange(len(num_readouts)), num_readouts))
+    by_token = pooling in TOKEN_READOUTS
+    num_scores = len(paths_R) if by_token else len(num_readouts)
     return FlatBatch(
         _join(token_ids),
         _join(positions),
         tuple(segments),
         _join(readout),
-        torch.from_numpy(np.repeat(np.arange(num_scores), num_readouts)),
+        paths_R,
+        torch.arange(num_scores) if by_token else paths_R,
         num_scores,
     )
+
+
+def read_places(group: TokenGroup, path: int, pooling: str) -> Int64:
+    """The places in one path whose tokens are read, ascending."""
+    length = len(group.prefix) + len(group.suffixes[path])
+    if pooling == "last":
+        return np.array([length - 1])
+    if pooling == "first":
+        return np.array([0])
+    if pooling in ("mean", "tokens"):
+        return np.arange(group.prompt_lens[path], length)
+    if pooling == "steps":
+        return np.array(group.step_ends[path], dtype=np.int64)
+    raise ValueError(f"unknown pooling {pooling!r}")
 
 
 def _join(parts: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
     """All parts one after the other, int64."""
     return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *parts], dtype=np.int64))
-
-
-def _readout_tokens(
-    pooling: str, prefix_start: int, prefix_len: int, start: int, length: int, prompt_len: int
-) -> Int64:
-    """Flat indices of the tokens that one path's score is read from."""
-    if pooling == "last":
-        return np.array([start + length - 1])
-    if pooling == "first":
-        return np.array([prefix_start if prefix_len else start])
-    if pooling == "mean":
-        # The completion may begin inside the shared prefix, where the K paths begin alike.
-        shared = np.arange(prefix_start + min(prompt_len, prefix_len), prefix_start + prefix_len)
-        own = np.arange(start + max(0, prompt_len - prefix_len), start + length)
-        return np.concatenate([shared, own])
-    raise ValueError(f"unknown pooling {pooling!r}")

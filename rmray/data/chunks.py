@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from rmray.data.order import Int64, StepCount, WindowOrder, WindowSequence, hash_row_ids, order_window, order_windows
 from rmray.data.packing import ATTENDED_PER_TOKEN, Shapes, join_shapes, measure_shapes, plan_step
-from rmray.data.prepared import COMPARISON_COLUMNS, Row, Split, Window, load_manifest, rows_from_table
+from rmray.data.prepared import ROW_COLUMNS, Row, Split, Window, load_manifest, rows_from_table
 from rmray.data.shares import StepFacts, StepShare, decode_share, encode_share
 from rmray.errors import DataError
 
@@ -220,7 +220,7 @@ def _training_split(source: StepSource) -> Split:
 def _read_table(directory: Path, window: Window) -> pa.Table:
     """A window's rows in one piece, which makes taking some of them cheap."""
     try:
-        table = pq.read_table(directory / window.path, schema=COMPARISON_COLUMNS).combine_chunks()
+        table = pq.read_table(directory / window.path, schema=ROW_COLUMNS).combine_chunks()
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             "a window of the prepared set is missing or damaged",

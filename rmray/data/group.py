@@ -17,11 +17,15 @@ Ids = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class TokenGroup:
-    """prefix [P] int32, suffixes K x [R_k >= 1] int32; path k is prefix + suffixes[k]; prompt_lens K ints."""
+    """prefix [P] int32, suffixes K x [R_k >= 1] int32; path k is prefix + suffixes[k]; prompt_lens K ints.
+
+    step_ends: for each path the places of the tokens that end its steps, ascending; empty where nobody asked for steps.
+    """
 
     prefix: Ids
     suffixes: tuple[Ids, ...]
     prompt_lens: tuple[int, ...]
+    step_ends: tuple[tuple[int, ...], ...] = ()
 
     @property
     def num_completions(self) -> int:
@@ -41,7 +45,9 @@ class TokenGroup:
         return np.concatenate([self.prefix, self.suffixes[k]])
 
 
-def group_paths(paths: Sequence[Sequence[int]], prompt_lens: Sequence[int]) -> TokenGroup:
+def group_paths(
+    paths: Sequence[Sequence[int]], prompt_lens: Sequence[int], step_ends: Sequence[Sequence[int]] = ()
+) -> TokenGroup:
     """Find the common prefix of K token paths. At least one token of each path stays in its suffix."""
     arrays = [np.asarray(p, dtype=np.int32) for p in paths]
     limit = min(len(a) for a in arrays) - 1
@@ -52,4 +58,9 @@ def group_paths(paths: Sequence[Sequence[int]], prompt_lens: Sequence[int]) -> T
         differs = np.flatnonzero(arrays[0][:shared] != other[:shared])
         if len(differs):
             shared = int(differs[0])
-    return TokenGroup(arrays[0][:shared], tuple(a[shared:] for a in arrays), tuple(int(n) for n in prompt_lens))
+    return TokenGroup(
+        arrays[0][:shared],
+        tuple(a[shared:] for a in arrays),
+        tuple(int(n) for n in prompt_lens),
+        tuple(tuple(int(n) for n in ends) for ends in step_ends),
+    )

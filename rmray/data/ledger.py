@@ -24,6 +24,7 @@ NOTES = {
     "duplicate_rows": "rows repeat another one (kept)",
     "overlapping_prompts": "prompts are in train and in eval",
     "overlapping_eval_rows": "eval rows have a prompt that is in train too",
+    "rows_with_separators_in_steps": "rows have steps that hold the step separator: as plain text they are more steps",
     "rows_with_ties": "rows have completions that tie (kept: some are better than others)",
     "rows_with_escaped_special_tokens": "rows hold special tokens in their text, made harmless",
     "truncated_rows": "rows lost the oldest tokens of their prompt",

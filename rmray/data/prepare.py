@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,9 +37,12 @@ from rmray.data.sources.records import KINDS
 from rmray.data.staging import raw_tables, stage_batch
 from rmray.data.tokenizer import load_base_tokenizer, load_tokenizer, tokenizer_hash
 from rmray.data.windows import Holdout, part_keys, write_windows
-from rmray.errors import ConfigError, DataError, RmrayError
+from rmray.errors import DataError, RmrayError
 
-__all__ = ["PreparedSet", "format_ledger", "prepare", "prepare_for"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["PreparedSet", "format_ledger", "prepare", "prepare_for", "rules_of"]
 
 PART_ROWS = 2048  # rows that an actor turns into one part
 BLOCK_BYTES = 8 * 2**20  # small blocks, for small object stores
@@ -64,14 +67,24 @@ def prepare_for(config: TrainConfig) -> PreparedSet:
     """Prepare what a training config names, for its base model, under `run.storage`/prepared."""
     base = config.model.base
     tokenizer, _ = load_base_tokenizer(base)
-    rules = RenderRules.for_tokenizer(tokenizer, max_length=config.data.max_length, over_length=config.data.over_length)
     return prepare(
         config.data,
         tokenizer_dir=base,
         output_root=str(Path(config.run.storage) / "prepared"),
-        rules=rules,
+        rules=rules_of(config, tokenizer),
         objective=config.objective.name,
         margin=config.objective.margin,
+    )
+
+
+def rules_of(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RenderRules:
+    """How a training config has rows rendered, with a tokenizer that has its pad token."""
+    return RenderRules.for_tokenizer(
+        tokenizer,
+        max_length=config.data.max_length,
+        over_length=config.data.over_length,
+        think=config.data.think,
+        step_separator=config.data.step_separator if KINDS[config.objective.name] == "process" else None,
     )
 
 
@@ -94,8 +107,6 @@ def prepare(
     leaves nothing, and, where `strict_overlap` asks for it, prompts that train and eval share.
     """
     check_source(objective, config.columns)
-    if KINDS[objective] not in ("comparison", "ranking"):
-        raise ConfigError(f"objective `{objective}` cannot be prepared", why="only comparisons can")
     local = Path(tokenizer_dir).expanduser()
     tokenizer_dir = str(local.resolve()) if local.is_dir() else tokenizer_dir  # workers run in another folder
     tokenizer = load_tokenizer(tokenizer_dir)

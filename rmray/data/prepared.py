@@ -1,4 +1,4 @@
-"""A prepared set on disk: Parquet windows of tokenised comparisons and a manifest. Written by `prepare`, read by all.
+"""A prepared set on disk: Parquet windows of tokenised rows and a manifest. Written by `prepare`, read by all.
 
 DIR/manifest.json                      written last: a set without it is incomplete and is made again
 DIR/train/window-00000.parquet ...     one window a file, whole prompts, laid out by a hash without any seed
@@ -9,6 +9,7 @@ DIR/quarantine.jsonl                   one object a bad row: file, line, code, r
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ import pyarrow.parquet as pq
 from rmray.data.group import TokenGroup
 from rmray.errors import DataError
 
-PREPARED_FORMAT = 1
+PREPARED_FORMAT = 2
 WINDOW_ROWS = 4096
 
-COMPARISON_COLUMNS = pa.schema(
+ROW_COLUMNS = pa.schema(
     [
         pa.field("row_id", pa.string(), nullable=False),  # first 16 hex of the file's sha256, ":", line from 1
         pa.field("prompt_key", pa.uint64(), nullable=False),  # hash of the prompt: one prompt's rows share a step
@@ -32,16 +33,21 @@ COMPARISON_COLUMNS = pa.schema(
         pa.field("suffixes", pa.list_(pa.list_(pa.int32())), nullable=False),
         pa.field("prompt_lens", pa.list_(pa.int32()), nullable=False),
         pa.field("num_chars", pa.list_(pa.int32()), nullable=False),  # of each completion's text
-        pa.field("ranks", pa.list_(pa.int32()), nullable=False),  # 0 is best
+        pa.field("ranks", pa.list_(pa.int32()), nullable=False),  # of a comparison, 0 is best; else empty
         pa.field("ratings", pa.list_(pa.float64())),
         pa.field("margin", pa.float64()),
+        pa.field("labels", pa.list_(pa.int8())),  # of an outcome 0 or 1, of steps -1, 0 and 1; else null
+        pa.field("step_ends", pa.list_(pa.int32())),  # of a solution in steps: places in its path; else null
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison of a prepared set."""
+    """One row of a prepared set: a comparison, with ranks, or a lone completion with labels.
+
+    labels: one of an outcome (0 wrong, 1 right), one a step of a process (-1 wrong, 0 neutral, 1 right).
+    """
 
     row_id: str
     prompt_key: int
@@ -51,6 +57,7 @@ class Row:
     ranks: tuple[int, ...]
     ratings: tuple[float, ...] | None
     margin: float | None
+    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +141,11 @@ def load_manifest(directory: Path) -> Manifest:
 
 def read_window(directory: Path, window: Window) -> list[Row]:
     """All rows of one window, in layout order."""
-    return rows_from_table(pq.read_table(directory / window.path, schema=COMPARISON_COLUMNS))
+    return rows_from_table(pq.read_table(directory / window.path, schema=ROW_COLUMNS))
 
 
 def rows_from_table(table: pa.Table) -> list[Row]:
-    """Rows of a table with COMPARISON_COLUMNS."""
+    """Rows of a table with ROW_COLUMNS."""
     return [
         Row(
             row_id=r["row_id"],
@@ -148,11 +155,37 @@ def rows_from_table(table: pa.Table) -> list[Row]:
                 np.asarray(r["prefix"], dtype=np.int32),
                 tuple(np.asarray(s, dtype=np.int32) for s in r["suffixes"]),
                 tuple(r["prompt_lens"]),
+                (tuple(r["step_ends"]),) if r["step_ends"] else (),
             ),
             num_chars=tuple(r["num_chars"]),
             ranks=tuple(r["ranks"]),
             ratings=None if r["ratings"] is None else tuple(r["ratings"]),
             margin=r["margin"],
+            labels=tuple(r["labels"] or ()),
         )
         for r in table.to_pylist()
     ]
+
+
+def table_of_rows(rows: Iterable[Row]) -> pa.Table:
+    """The table with ROW_COLUMNS of which `rows_from_table` makes these rows."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "row_id": row.row_id,
+                "prompt_key": row.prompt_key,
+                "source": row.source,
+                "prefix": row.group.prefix,
+                "suffixes": list(row.group.suffixes),
+                "prompt_lens": list(row.group.prompt_lens),
+                "num_chars": list(row.num_chars),
+                "ranks": list(row.ranks),
+                "ratings": row.ratings,
+                "margin": row.margin,
+                "labels": list(row.labels) or None,
+                "step_ends": list(row.group.step_ends[0]) if row.group.step_ends else None,
+            }
+            for row in rows
+        ],
+        schema=ROW_COLUMNS,
+    )

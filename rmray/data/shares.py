@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 
 from rmray.data.order import hash_row_ids
-from rmray.data.prepared import COMPARISON_COLUMNS, Row, rows_from_table
+from rmray.data.prepared import ROW_COLUMNS, Row, rows_from_table
 from rmray.errors import TrainingError
 
-SHARE_COLUMNS = COMPARISON_COLUMNS.append(pa.field("step", pa.int64())).append(pa.field("micro_batch", pa.int64()))
+SHARE_COLUMNS = ROW_COLUMNS.append(pa.field("step", pa.int64())).append(pa.field("micro_batch", pa.int64()))
 
 _HEADER = b"rmray_share"
 
@@ -80,7 +80,7 @@ def decode_share(payload: bytes | pa.Buffer, *, rank: int, world_size: int, next
     header = json.loads(table.schema.metadata[_HEADER])
     _check("rank", header["rank"], rank, rank, next_step)
     _check("world size", header["world_size"], world_size, rank, next_step)
-    rows = rows_from_table(table.select(COMPARISON_COLUMNS.names))
+    rows = rows_from_table(table.select(ROW_COLUMNS.names))
     cells = zip(table["step"].to_pylist(), table["micro_batch"].to_pylist(), rows, strict=True)
     rows_of: dict[tuple[int, int], list[Row]] = {}
     for step, micro_batch, row in cells:

@@ -6,7 +6,7 @@ Called by prepare's reader tasks and actors; no Ray in here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 
 from rmray.data.keys import pair_keys, prompt_key, stored_order
 from rmray.data.pairs import MarginRule, check_margins
-from rmray.data.prepared import COMPARISON_COLUMNS
+from rmray.data.prepared import ROW_COLUMNS
 from rmray.data.render import RenderedPath, Renderer, group_of
 from rmray.data.sources import InputFile, parse_row, read_raw_rows, record_from_row
 from rmray.errors import RowError
-from rmray.schema import Comparison, num_chars
+from rmray.schema import Comparison, Content, OutcomeExample, Record, num_chars
 
 STAGED_COLUMNS = (
-    COMPARISON_COLUMNS.append(pa.field("pair_key", pa.uint64(), nullable=False))
+    ROW_COLUMNS.append(pa.field("pair_key", pa.uint64(), nullable=False))
     .append(pa.field("order_key", pa.uint64(), nullable=False))
     .append(pa.field("num_tokens", pa.int64(), nullable=False))
 )
@@ -153,7 +153,6 @@ def stage(
             if line.code is not None:
                 raise RowError(line.code, line.reason or "")
             record = record_from_row(parse_row(line.payload), objective=objective, columns=columns)
-            assert isinstance(record, Comparison)  # prepare refuses objectives of other records
             part.rows.append(_staged_row(line, record, renderer, margin, part.notes))
         except RowError as error:
             if error.code in DROPPED:
@@ -171,21 +170,61 @@ def reason_of(error: RowError) -> str:
 
 
 def _staged_row(
+    line: RawLine, record: Record, renderer: Renderer, margin: MarginRule, notes: Counter[str]
+) -> dict[str, Any]:
+    if isinstance(record, Comparison):
+        return _comparison_row(line, record, renderer, margin, notes)
+    if isinstance(record, OutcomeExample):
+        return _row(line, record, renderer, notes, [record.completion], labels=(int(record.label),))
+    if any(renderer.rules.step_separator in step.strip() for step in record.steps.texts):  # type: ignore[operator]
+        notes["rows_with_separators_in_steps"] += 1
+    return _row(line, record, renderer, notes, [record.steps], labels=record.labels)
+
+
+def _comparison_row(
     line: RawLine, record: Comparison, renderer: Renderer, margin: MarginRule, notes: Counter[str]
 ) -> dict[str, Any]:
     if len(set(record.ranks)) == 1:
         raise RowError("all_tied", "no completion is better than another")
     check_margins(record, margin)
     order = stored_order(line.row_id, len(record.completions))
-    completions = [record.completions[k] for k in order]
     ranks = [record.ranks[k] for k in order]
-    paths = renderer.render_paths(record.prompt, completions, tools=record.tools)
+    row = _row(
+        line,
+        record,
+        renderer,
+        notes,
+        [record.completions[k] for k in order],
+        ranks=ranks,
+        ratings=None if record.ratings is None else [record.ratings[k] for k in order],
+        margin=record.margin,
+        tools=record.tools,
+    )
+    notes["rows_with_ties"] += len(set(ranks)) < len(ranks)
+    return row
+
+
+def _row(
+    line: RawLine,
+    record: Record,
+    renderer: Renderer,
+    notes: Counter[str],
+    completions: Sequence[Content],
+    *,
+    ranks: Sequence[int] = (),
+    ratings: Sequence[float] | None = None,
+    margin: float | None = None,
+    labels: Sequence[int] = (),
+    tools: Any = None,
+) -> dict[str, Any]:
+    """A row with STAGED_COLUMNS. completions, ranks and ratings: in the order in which they are stored."""
+    paths = renderer.render_paths(record.prompt, completions, tools=tools)
     group = group_of(paths)
-    _refuse_same_ids(paths, ranks)
+    if ranks:
+        _refuse_same_ids(paths, ranks)
     rendered = [p for p in paths if isinstance(p, RenderedPath)]
     notes["rows_with_escaped_special_tokens"] += any(p.num_escaped for p in rendered)
     notes["truncated_rows"] += any(p.truncated for p in rendered)
-    notes["rows_with_ties"] += len(set(ranks)) < len(ranks)
     pair_key, order_key = pair_keys(record)
     return {
         "row_id": line.row_id,
@@ -195,16 +234,18 @@ def _staged_row(
         "suffixes": list(group.suffixes),
         "prompt_lens": list(group.prompt_lens),
         "num_chars": [num_chars(c) for c in completions],
-        "ranks": ranks,
-        "ratings": None if record.ratings is None else [record.ratings[k] for k in order],
-        "margin": record.margin,
+        "ranks": list(ranks),
+        "ratings": ratings,
+        "margin": margin,
+        "labels": list(labels) or None,
+        "step_ends": list(group.step_ends[0]) if group.step_ends else None,
         "pair_key": pair_key,
         "order_key": order_key,
         "num_tokens": group.num_tokens,
     }
 
 
-def _refuse_same_ids(paths: list[Any], ranks: list[int]) -> None:
+def _refuse_same_ids(paths: Sequence[Any], ranks: Sequence[int]) -> None:
     """Texts that differ may still render alike; a model cannot prefer one of them."""
     first_rank: dict[tuple[int, ...], int] = {}
     for path, rank in zip(paths, ranks, strict=True):

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rmray.data.keys import split_hashes, window_edges
-from rmray.data.prepared import COMPARISON_COLUMNS, Window
+from rmray.data.prepared import ROW_COLUMNS, Window
 from rmray.data.staging import STAGED_COLUMNS
 from rmray.errors import TrainingError
 
@@ -59,7 +59,7 @@ def write_windows(
         if end > start:
             rows = table.slice(start, end - start)
             path = f"{split}/window-{w:05d}.parquet"
-            pq.write_table(rows.select(COMPARISON_COLUMNS.names).cast(COMPARISON_COLUMNS), directory / path)
+            pq.write_table(rows.select(ROW_COLUMNS.names).cast(ROW_COLUMNS), directory / path)
             windows.append(Window(path, rows.num_rows, pc.sum(rows["num_tokens"]).as_py()))
     return windows, _repeated(table)
 

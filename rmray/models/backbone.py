@@ -1,7 +1,8 @@
 """The backbone: one flat batch of T tokens in, S scores out, packed where that is exact and padded where not.
 
 Called by the training step, by the bundle's scorer and by evaluation. Legend: T tokens, S scores, R read-out tokens,
-N sequences (one path each, so N = S), L tokens of the longest path, H hidden width.
+N sequences (one path each; N = S where a completion has one score), L tokens of the longest path, H hidden width, C
+classes of a step.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ logger = logging.getLogger(__name__)
 
 
 class RewardBackbone(nn.Module):
-    """A transformers sequence classifier with one label, run on flat batches.
+    """A transformers classifier, run on flat batches: of sequences with one label, or of tokens (see `heads.HEADS`).
 
     packed: "auto" takes the packed forward where the guards allow it and announces the padded one where they do not;
     True raises ModelError instead; False always pads. After construction `packed` (bool) says which one is taken and
     `packed_reason` why it is the padded one ("" where packed). A batch with a path longer than the model's sliding
     window is padded either way.
-    pooling: `last`, `mean` or `first`, the same that the batches are built with; a model with a classification head
-    of its own is called whole and reads by its own rule.
+    pooling: the same that the batches are built with; a model with a classification head of its own is called whole and
+    reads by its own rule.
 
     While `packed`, the wrapped model answers only through this module: called directly it raises NotPackableError, and
     inside `plain_attention()` it is plain transformers again.
@@ -79,7 +80,8 @@ class RewardBackbone(nn.Module):
             restrict_last_layer(model)
 
     def forward(self, batch: FlatBatch) -> torch.Tensor:
-        """scores_S, float32, on the device of the model, in the order of the batch.
+        """scores_S, or scores_SC where a step's score is one a class, float32, on the device of the model, in the order
+        of the batch.
 
         A batch without scores gives an empty tensor that is still part of the graph: a one-token forward stands
         behind it, so that `scores_S.sum()` is a zero whose backward touches every parameter with an exact zero. A
@@ -96,7 +98,10 @@ class RewardBackbone(nn.Module):
         if not self.has_score_head:
             return self._padded_whole(batch)
         hidden_RH = self.readout_states(batch)
-        token_scores_R: torch.Tensor = self.model.get_submodule("score")(hidden_RH).squeeze(-1).float()
+        token_scores_R: torch.Tensor = self.model.get_submodule("score")(hidden_RH).float()
+        if self.pooling == "steps":
+            return token_scores_R
+        token_scores_R = token_scores_R.squeeze(-1)
         if self.pooling != "mean":
             return token_scores_R
         # The head is linear: the mean of the tokens' scores is the score of their mean.
@@ -141,7 +146,7 @@ class RewardBackbone(nn.Module):
                 input_ids=input_ids_NL, attention_mask=mask_NL, use_cache=False, **extra
             ).last_hidden_state
         # Positions restart at the prefix's length, so a token's position is its column in its own path.
-        return states_NLH[batch.readout_scores_R, batch.positions_T[batch.readout_tokens_R]]
+        return states_NLH[batch.readout_paths_R, batch.positions_T[batch.readout_tokens_R]]
 
     def _padded_whole(self, batch: FlatBatch) -> torch.Tensor:
         input_ids_NL, mask_NL = padded_inputs(batch, self.pad_id)

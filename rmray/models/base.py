@@ -1,4 +1,4 @@
-"""Load a base model, or an existing reward model, as a sequence classifier with one label. Used by training.
+"""Load a base model, or an existing reward model, with the head that training needs. Used by training.
 
 The files are safetensors; nothing in them is run. Everything that does not fit is a ModelError before the first step.
 """
@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch.nn import Parameter
-from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from rmray.errors import ModelError
 from rmray.models.files import check_base, first_line, read_config, tensor_from_files
-from rmray.models.heads import find_head, initial_head_weight, set_head_float32
+from rmray.models.heads import HEADS, SCALAR, HeadClass, find_head, initial_head_weight, set_head_float32
 from rmray.models.tiny_base import build_tiny_base
 
 __all__ = [
@@ -47,11 +47,11 @@ def load_reward_model(
     pad_id: int,
     seed: int,
     dropout: float = 0.0,
-    num_labels: int = 1,
+    pooling: str = "last",
     device: torch.device | str | None = None,
     gather: Gather = lambda parameters: nullcontext(),
 ) -> PreTrainedModel:
-    """A sequence classifier on the CPU, base in `dtype`, head in float32, in eval mode.
+    """The classifier that `pooling` needs (see `HEADS`) on the CPU, base in `dtype`, head in float32, in eval mode.
 
     A head in the files is kept; a missing one starts from `initial_head_weight(shape, seed)` (`has_trained_head`
     tells which). pad_id: the tokenizer's pad token; where it is one past the embedding, a zero row is added for it.
@@ -60,13 +60,14 @@ def load_reward_model(
     Inside transformers' ZeRO-3 context (an HfDeepSpeedConfig is alive) the weights come partitioned; `gather` is then
     deepspeed.zero.GatheredParameters with modifier rank 0, and every rank calls this together.
 
-    Raises ModelError: no such model, pickle weights only, damaged or incomplete files, more labels than `num_labels`,
-    an architecture without a sequence classifier, a pad id outside the vocabulary, a dtype the device has not, weights
-    that are NaN or infinite.
+    Raises ModelError: no such model, pickle weights only, damaged or incomplete files, a classifier with
+    another head, an architecture without such a classifier, a pad id outside the vocabulary, a dtype the device has
+    not, weights that are NaN or infinite.
     """
     name = str(name_or_dir)
     check_dtype(dtype, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    config = check_base(name, num_labels)
+    head = HEADS[pooling]
+    config = check_base(name, pooling)
     vocab_size = int(config.get_text_config().vocab_size)
     if not 0 <= pad_id <= vocab_size:
         raise ModelError(
@@ -74,14 +75,15 @@ def load_reward_model(
             where=name,
             next_step="take the tokenizer that belongs to the model",
         )
-    config.num_labels = num_labels
+    config.id2label = dict(enumerate(head.labels))
+    config.label2id = {label: i for i, label in config.id2label.items()}
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         part.pad_token_id = min(pad_id, vocab_size - 1)
         set_dropout(part, dropout)
     # transformers draws missing weights from the global generator; ours are set below, and its state is left alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, missing = _from_pretrained(name, config, dtype)
+        model, missing = _from_pretrained(name, config, head, dtype)
     if pad_id == vocab_size:
         _add_pad_row(model, pad_id, gather)
     _set_head(name, model, missing, seed, gather)
@@ -136,11 +138,13 @@ def check_dtype(
         )
 
 
-def _from_pretrained(name: str, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
+def _from_pretrained(
+    name: str, config: PreTrainedConfig, head: HeadClass, dtype: torch.dtype
+) -> tuple[PreTrainedModel, list[str]]:
     """The model and the names of its weights that are not in the files: those of the head at most."""
     try:
         with quiet_loading():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = head.auto.from_pretrained(
                 name,
                 config=config,
                 dtype=dtype,
@@ -150,10 +154,10 @@ def _from_pretrained(name: str, config: PreTrainedConfig, dtype: torch.dtype) ->
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
-            "the model cannot be loaded as a sequence classifier",
+            f"the model cannot be loaded as a {'sequence' if head is SCALAR else 'token'} classifier",
             where=name,
             why=first_line(error),
-            next_step="rmray needs safetensors weights of an architecture that has AutoModelForSequenceClassification",
+            next_step=f"rmray needs safetensors weights of an architecture that has {head.auto.__name__}",
         ) from error
     missing = sorted(info["missing_keys"])
     base = f"{model.base_model_prefix}."

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils.hub import cached_file
 
 from rmray.errors import ModelError
+from rmray.models.heads import HEADS
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -41,17 +42,19 @@ def read_config(name: str) -> PreTrainedConfig:
     return config
 
 
-def check_labels(name: str, config: PreTrainedConfig, num_labels: int) -> None:
-    """Raise ModelError for a classifier of another kind or with other than `num_labels` labels.
+def check_head(name: str, config: PreTrainedConfig, pooling: str) -> None:
+    """Raise ModelError for a classifier of another kind, or with another number of labels, than `pooling` needs.
 
     A language model's config says 2 labels by default and means nothing by it; a classifier's does.
     """
+    suffix, num_labels = HEADS[pooling].suffix, HEADS[pooling].num_labels
     kinds = [a for a in config.architectures or () if a.endswith("Classification")]
-    if kinds and (config.num_labels != num_labels or not kinds[0].endswith("ForSequenceClassification")):
+    if kinds and (config.num_labels != num_labels or not kinds[0].endswith(suffix)):
         raise ModelError(
-            f"the model is a {kinds[0]} with {config.num_labels} label(s), where one scalar per text is needed",
+            f"the model is a {kinds[0]} with {config.num_labels} label(s), where a {suffix[3:]} with {num_labels} is "
+            "needed",
             where=name,
-            next_step="take a base language model, or a sequence classifier with num_labels 1",
+            next_step="take a base language model, or a model of that kind",
         )
 
 
@@ -84,10 +87,10 @@ def check_safetensors(name: str) -> None:
         )
 
 
-def check_base(name: str, num_labels: int = 1) -> PreTrainedConfig:
+def check_base(name: str, pooling: str = "last") -> PreTrainedConfig:
     """The config, or ModelError where `name` cannot become a reward model, from small files: before a job starts."""
     config = read_config(name)
-    check_labels(name, config, num_labels)
+    check_head(name, config, pooling)
     check_safetensors(name)
     return config
 

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from rmray.errors import ModelError
+from rmray.models.heads import HEADS, SCALAR
 
 PACKABLE_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
@@ -68,7 +69,8 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 
 def has_score_head(model: PreTrainedModel) -> bool:
-    """True for a base model plus one Linear named `score`, as transformers' GenericForSequenceClassification is."""
+    """True for a base model plus one Linear named `score`, as transformers' GenericForSequenceClassification and
+    GenericForTokenClassification are."""
     if text_config(model).is_encoder_decoder:
         return False
     return isinstance(getattr(model, "score", None), nn.Linear) and model.base_model is not model
@@ -86,8 +88,17 @@ def natural_pooling(model: PreTrainedModel) -> str:
 def check_pooling(model: PreTrainedModel, pooling: str) -> None:
     """Raise ModelError where `pooling` cannot be read from `model`."""
     name, natural = type(model).__name__, natural_pooling(model)
-    if pooling not in ("last", "mean", "first"):
+    if pooling not in HEADS:
         raise ValueError(f"unknown pooling {pooling!r}")
+    if HEADS[pooling] is not SCALAR:
+        if not has_score_head(model):
+            raise ModelError(
+                f"tokens of a {name} cannot be judged one by one",
+                where=name,
+                why="its head is no single linear layer over the last hidden state",
+                next_step="take a decoder of an architecture that has AutoModelForTokenClassification",
+            )
+        return
     if pooling == "first" and is_causal(model):
         raise ModelError(
             "pooling `first` gives the same score to everything",

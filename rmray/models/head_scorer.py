@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from rmray.data.batch import build_batch
-from rmray.data.group import TokenGroup, group_paths
-from rmray.data.render import RenderedPath, Renderer
+from rmray.data.group import TokenGroup
+from rmray.data.render import RenderedPath, Renderer, group_rendered
 from rmray.errors import RowError
 from rmray.models.backbone import RewardBackbone
 from rmray.models.reward import Reference, Unfinished
@@ -42,7 +42,7 @@ class RequestEncoder:
                 slots.append(len(paths))
                 paths.append(rendered)
             truncated.append(isinstance(rendered, RenderedPath) and rendered.truncated)
-        group = group_paths([p.ids for p in paths], [p.prompt_len for p in paths]) if paths else None
+        group = group_rendered(paths) if paths else None
         return Encoded(request, group, tuple(slots), tuple(truncated))
 
     def _render(self, request: ScoreRequest) -> list[RenderedPath | ScoreFailure]:
@@ -108,6 +108,11 @@ class HeadScorer:
         counts = [e.group.num_completions if e.group else 0 for e in batch]
         return np.split(scores_S, np.cumsum(counts[:-1])) if counts else []
 
+    def completion_scores(self, encoded: Encoded, raw: RawScores) -> list[float]:
+        """The raw score of each path of `encoded.group`."""
+        scores: list[float] = raw.tolist()
+        return scores
+
     @property
     def reads_tokens(self) -> bool:
         """Whether `token_scores` can be had: a linear head that reads the last token reads any."""
@@ -133,17 +138,8 @@ class HeadScorer:
         ]
 
     def _pieces(self, group: TokenGroup, slot: int, scores: RawScores) -> list[tuple[str, float]]:
-        """Decoded token after token, the last whole piece before it for context: blanks may depend on what precedes."""
         ids = group.path(slot)[group.prompt_lens[slot] :].tolist()
-        context = start = 0
-        pieces = []
-        for end, score in enumerate(scores.tolist(), start=1):
-            before, text = (str(self.renderer.tokenizer.decode(ids[context:n])) for n in (start, end))
-            piece = "" if text.endswith("\ufffd") and end < len(ids) else text[len(before) :]
-            if piece:
-                context, start = start, end
-            pieces.append((piece, score))
-        return pieces
+        return list(zip(self.renderer.token_texts(ids), scores.tolist(), strict=True))
 
     def decode(self, encoded: Encoded, raw: RawScores) -> ScoreResponse:
         """raw: one score a path of `encoded.group`. K results in the order of the request's completions."""

@@ -1,13 +1,50 @@
-"""The scalar head: float32 whatever the base computes in, and its reproducible first weights. Used by `base`."""
+"""Heads: which class and how many labels a read-out needs, float32 whatever the base computes in, and their
+reproducible first weights. Used by `base` and by the bundle."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import linear
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedConfig
+
+
+@dataclass(frozen=True, slots=True)
+class HeadClass:
+    """suffix: of the transformers classes that have such a head. labels: names of its outputs."""
+
+    suffix: str
+    auto: Any
+    labels: tuple[str, ...]
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.labels)
+
+
+SCALAR = HeadClass("ForSequenceClassification", AutoModelForSequenceClassification, ("score",))
+HEADS = {
+    "last": SCALAR,
+    "mean": SCALAR,
+    "first": SCALAR,
+    "tokens": HeadClass("ForTokenClassification", AutoModelForTokenClassification, ("right",)),
+    "steps": HeadClass("ForTokenClassification", AutoModelForTokenClassification, ("wrong", "neutral", "right")),
+}
+"""By pooling. An outcome head gives a token the logit of being right, a process head a step one for each class."""
+
+
+def readout_of(config: PreTrainedConfig) -> str | None:
+    """`tokens` or `steps` for the config of such a token classifier, None for any other model."""
+    kind = next(iter(config.architectures or ()), "")
+    for readout in ("tokens", "steps"):
+        if kind.endswith(HEADS[readout].suffix) and config.num_labels == HEADS[readout].num_labels:
+            return readout
+    return None
 
 
 class Float32Linear(nn.Linear):
@@ -37,7 +74,7 @@ def initial_head_weight(shape: Sequence[int], seed: int) -> torch.Tensor:
 
 
 def find_head(model: nn.Module) -> tuple[str, nn.Linear]:
-    """Name and module of a sequence classifier's last Linear: `score`, `classifier`, `classifier.out_proj`, ...
+    """Name and module of a classifier's last Linear: `score`, `classifier`, `classifier.out_proj`, ...
 
     Raises LookupError where there is none outside the base model.
     """

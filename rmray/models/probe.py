@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from rmray.data.batch import FlatBatch, build_batch
+from rmray.data.batch import TOKEN_READOUTS, FlatBatch, build_batch
 from rmray.data.group import TokenGroup
 from rmray.errors import ModelError
 from rmray.models import guards
@@ -41,7 +41,7 @@ def check_packed(backbone: RewardBackbone, *, seed: int = 0) -> bool:
         embedding.num_embeddings,
         pad_id=pad_id,
         longest=min(40, guards.sliding_window(model) or 40),
-        pooling=backbone.pooling,
+        pooling="tokens" if backbone.pooling in TOKEN_READOUTS else backbone.pooling,
         seed=seed,
     ).to(embedding.weight.device)
     tolerance = TOLERANCE[embedding.weight.dtype]
@@ -52,7 +52,7 @@ def check_packed(backbone: RewardBackbone, *, seed: int = 0) -> bool:
             padded_RH = backbone.padded_states(batch)
             if backbone.packed:
                 _compare_packed(backbone, batch, padded_RH, tolerance)
-            if backbone.pooling == "last" and pad_id is not None:
+            if backbone.pooling in ("last", *TOKEN_READOUTS) and pad_id is not None:
                 _compare_plain(backbone, batch, padded_RH, tolerance)
     finally:
         model.train(was_training)
@@ -94,17 +94,19 @@ def _compare_plain(backbone: RewardBackbone, batch: FlatBatch, padded_RH: torch.
     model = backbone.model
     input_ids_NL, mask_NL = padded_inputs(batch, backbone.pad_id)
     with backbone.plain_attention():
-        plain_S = model(input_ids=input_ids_NL, attention_mask=mask_NL).logits.squeeze(-1).float()
+        plain = model(input_ids=input_ids_NL, attention_mask=mask_NL).logits.float()
+    if backbone.pooling in TOKEN_READOUTS:
+        plain = plain[batch.readout_paths_R, batch.positions_T[batch.readout_tokens_R]]
     score = model.get_submodule("score")
-    ours_S = score(padded_RH).squeeze(-1).float()
+    ours = score(padded_RH).float()
     # Relative to the scores of random states of the same size: one score may be near zero by cancellation.
     generator = torch.Generator().manual_seed(0)
     random_RH = torch.randn((64, padded_RH.shape[1]), generator=generator).to(padded_RH)
     scale = float(score(random_RH * padded_RH.float().pow(2).mean().sqrt().to(padded_RH)).float().std())
-    distance = float((plain_S - ours_S).abs().max()) / max(scale, 1e-12)
+    distance = float((plain - ours).abs().max()) / max(scale, 1e-12)
     if not distance <= tolerance:
         raise ModelError(
-            "plain transformers reads another score from this model than its `score` at the last token",
+            "plain transformers reads another score from this model than its `score` at the tokens that are read",
             where=type(model).__name__,
             why=f"they differ by {distance:.1e} on a probe",
             next_step="this architecture is not supported as a reward model",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rmray.errors import RequestError
+from rmray.errors import BundleError, RequestError
 from rmray.models.bundle.goldens import check_goldens, load_goldens
 from rmray.models.bundle.load import check_manifest, load_encoder
 from rmray.models.bundle.manifest import read_manifest
@@ -64,6 +64,11 @@ class RemoteScorer:
     def forward(self, batch: Sequence[Encoded]) -> list[RawScores]:
         """Raw scores of every path of each group. Raises RequestError where one of them cannot be had."""
         return [np.array(self._ask(_paths(encoded))) for encoded in batch]
+
+    def completion_scores(self, encoded: Encoded, raw: RawScores) -> list[float]:
+        """The raw score of each path of `encoded.group`."""
+        scores: list[float] = raw.tolist()
+        return scores
 
     def close(self) -> None:
         """Close the connections."""
@@ -122,6 +127,12 @@ def open_remote(
     directory = Path(bundle_dir)
     manifest = read_manifest(directory)
     check_manifest(directory, manifest)
+    if manifest.kind != "scalar":
+        raise BundleError(
+            f"the bundle is of the kind {manifest.kind!r}, and a server of one score a text cannot stand in for it",
+            where=str(directory),
+            next_step="load it here (`--bundle`), or give a scalar bundle",
+        )
     encoder = load_encoder(directory, manifest)
     address = url.rstrip("/")
     server = ModelServer(address if address.endswith(ROUTES) else address + ROUTES[0], **options)

@@ -27,6 +27,7 @@ from rmray.schema import (
     ScoreFailure,
     ScoreRequest,
     ScoreResponse,
+    Steps,
     TokenIds,
     check_messages,
 )
@@ -62,24 +63,26 @@ class Message(BaseModel):
 
 
 def _kind(value: Any) -> str | None:
-    """Text, messages or token ids, by what it looks like; a wrong element is then reported at its own place."""
+    """Text, messages, token ids or steps, by what it looks like; a wrong element is then reported at its own place."""
     if isinstance(value, str):
         return "text"
     if isinstance(value, list):
-        return "token_ids" if value and isinstance(value[0], int | float) else "messages"
+        first = value[0] if value else None
+        return "steps" if isinstance(first, str) else "token_ids" if isinstance(first, int | float) else "messages"
     return None
 
 
 TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
-KINDS = ("text", "messages", "token_ids")
+KINDS = ("text", "messages", "token_ids", "steps")
 WireContent = Annotated[
     Annotated[Text, Tag("text")]
     | Annotated[list[Message], Tag("messages")]
-    | Annotated[list[TokenId], Tag("token_ids")],
+    | Annotated[list[TokenId], Tag("token_ids")]
+    | Annotated[list[Text], Tag("steps")],
     Discriminator(
         _kind,
         custom_error_type="content",
-        custom_error_message="must be text, a list of messages, or a list of token ids",
+        custom_error_message="must be text, a list of messages, of token ids, or of steps",
     ),
 ]
 
@@ -88,7 +91,8 @@ class Item(Model):
     prompt: WireContent
     """Text, chat messages, or token ids."""
     completions: Annotated[list[WireContent], Field(min_length=1, max_length=MAX_COMPLETIONS)]
-    """The completions of the prompt, K at least 1; they share the prompt's forward."""
+    """The completions of the prompt, K at least 1; they share the prompt's forward. For process models a completion may
+    be a list of steps."""
     finished: list[StrictBool] | None = None
     """For each completion whether it ended by itself; absent: all did."""
     tokenizer_hash: StrictStr | None = None
@@ -198,6 +202,8 @@ def _content(value: Any, name: str, *, starts: bool) -> Content:
         return value
     if value and isinstance(value[0], int):
         return TokenIds(tuple(value))
+    if value and isinstance(value[0], str):
+        return Steps(tuple(value))
     messages: Sequence[Mapping[str, Any]] = [m.model_dump(exclude_unset=True) for m in value]
     checked: Messages = check_messages(messages, name=name, starts=starts)
     return checked

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from rmray.config.train import ObjectiveConfig
 from rmray.data.prepared import load_manifest
 from rmray.data.render import RenderRules
 from rmray.data.tokenizer import load_base_tokenizer
 from rmray.models.bundle import export_bundle
 from rmray.models.bundle.public import public_hashes, public_source
-from rmray.schema import request_of_own_ids
+from rmray.schema import request_of
 from rmray.training.held_out import SampledRecord
 from rmray.training.job import WorkerJob
 
@@ -29,16 +30,14 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any], records
     config, prepared_dir = job.config, Path(job.source.prepared_dir)
     manifest = load_manifest(prepared_dir)
     torch.set_num_threads(config.workers.cpus)
-    requests = [
-        request_of_own_ids(record.prompt, record.completions, manifest.tokenizer_hash, tools=record.tools)
-        for _, _, record in records[:MAX_REFERENCE_RECORDS]
-    ]
+    requests = [request_of(record, manifest.tokenizer_hash) for _, _, record in records[:MAX_REFERENCE_RECORDS]]
     export_bundle(
         model_dir,
         Path(job.run_dir) / BUNDLE_DIR,
         name=config.run.name,
         objective=config.objective.name,
-        pooling=config.model.pooling,
+        pooling=config.pooling,
+        aggregate=_aggregate(config.objective),
         rules=RenderRules(**manifest.render_rules),
         reference=requests,
         reference_source=f"{'held-out' if manifest.eval.num_rows else 'training'} comparisons",
@@ -49,3 +48,10 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any], records
         overwrite=True,
         device=job.choices.device,
     )
+
+
+def _aggregate(objective: ObjectiveConfig) -> str:
+    """What makes one score of the probabilities; empty where there is one score anyway."""
+    if objective.aggregate != "auto":
+        return objective.aggregate
+    return {"outcome": "mean", "process": "min"}.get(objective.name, "")

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from rmray.training.step import StepResult
 
 LEARNED_ACCURACY = 0.6  # chance is 0.5; held-out accuracy whose interval ends below has not left it
+LEARNING = {"eval_auc": "AUC", "eval_step_auc": "AUC over steps", "eval_accuracy": "accuracy"}
+"""What shows that a model learns, the first that there is: where one label is rare, accuracy alone does not."""
 LEARNED_BY = 3  # one third of the run
 
 OVERFIT_GAP = 0.15
@@ -141,8 +143,9 @@ class HealthMonitor:
     def after_step(self, result: StepResult) -> list[HealthWarning]:
         """What a training step shows."""
         if result.applied and result.accuracy is not None:
-            self._train_correct += round(result.accuracy * result.pairs)
-            self._train_pairs += result.pairs
+            count = result.pairs or result.comparisons  # a completion's tokens or steps are no independent units
+            self._train_correct += round(result.accuracy * count)
+            self._train_pairs += count
         found = [self._unstable(result), self._collapse(result)]
         return [warning for warning in found if warning]
 
@@ -161,14 +164,15 @@ class HealthMonitor:
         if self._judged_learning or (step + 1) * LEARNED_BY < self._num_steps:
             return None
         self._judged_learning = True
-        high = figures["eval_accuracy_high"]
+        name, word = next((name, word) for name, word in LEARNING.items() if figures.get(name) is not None)
+        high = figures[f"{name}_high"]
         if high >= LEARNED_ACCURACY:
             return None
         seen = (
-            f"held-out accuracy is {figures['eval_accuracy']:.3f}, {high:.3f} at most, after {step + 1} of "
+            f"held-out {word} is {figures[name]:.3f}, {high:.3f} at most, after {step + 1} of "
             f"{self._num_steps} steps; {LEARNED_ACCURACY} is expected by a third"
         )
-        picked = {key: figures[key] for key in ("eval_accuracy", "eval_accuracy_low", "eval_accuracy_high")}
+        picked = {key: figures[key] for key in (name, f"{name}_low", f"{name}_high")}
         return self._once(HealthWarning("not learning", step, seen, picked))
 
     def _overfit(self, step: int, figures: Mapping[str, float]) -> HealthWarning | None:
@@ -246,7 +250,7 @@ class HealthMonitor:
         """The mean loss of the newest `JUDGED_COMPARISONS`, in whole steps; None before there are so many."""
         if result.loss is None:
             return None
-        self._recent.append((result.loss, min(result.pairs, result.comparisons)))
+        self._recent.append((result.loss, min(result.pairs or result.comparisons, result.comparisons)))
         total = sum(count for _, count in self._recent)
         while total - self._recent[0][1] >= JUDGED_COMPARISONS:
             total -= self._recent.pop(0)[1]

@@ -1,4 +1,4 @@
-"""Comparisons that a finished run is shown: held-out ones where there are some. Read from the run's own files. No Ray.
+"""Records that a finished run is shown: held-out ones where there are some. Read from the run's own files. No Ray.
 
 Called by `export` for the reference set and by `report`.
 """
@@ -13,14 +13,15 @@ import pyarrow.parquet as pq
 from rmray.config.train import TrainConfig
 from rmray.data.prepared import load_manifest
 from rmray.data.sources import read_records
-from rmray.schema import Comparison
+from rmray.errors import RowError
+from rmray.schema import Record
 
-SampledRecord = tuple[str, int, Comparison]
-"""Row id, line in its file, and the comparison."""
+SampledRecord = tuple[str, int, Record]
+"""Row id, line in its file, and the record."""
 
 
 def sample_records(prepared_dir: Path, config: TrainConfig, *, limit: int) -> list[SampledRecord]:
-    """At most `limit` prepared comparisons, in an order of their own: a smaller limit gives the first of them.
+    """At most `limit` prepared records, in an order of their own: a smaller limit gives the first of them.
 
     Held-out ones where there are some, else training ones. Which ones, and in what order, hashes of their row ids
     decide.
@@ -34,7 +35,7 @@ def sample_records(prepared_dir: Path, config: TrainConfig, *, limit: int) -> li
     found: dict[int, SampledRecord] = {}
     for source in config.data.eval if held_out and config.data.eval else config.data.train:
         for row_id, line, record in read_records(source, objective=config.objective.name, columns=config.data.columns):
-            if row_id in rank and isinstance(record, Comparison):
+            if row_id in rank and not isinstance(record, RowError):
                 found[rank[row_id]] = (row_id, line, record)
             if len(found) == len(rank):
                 break

@@ -16,11 +16,11 @@ from rmray.errors import TrainingError
 from rmray.training.checkpoint import CheckpointWriter, TrainingState
 from rmray.training.engine import Engine
 from rmray.training.events import EventLog
+from rmray.training.held_out_figures import evaluate_shares
 from rmray.training.loop import Progress
 from rmray.training.metrics_log import MetricsLog
 from rmray.training.notices import STOP, Notices
 from rmray.training.objective import Objective
-from rmray.training.step import evaluate_shares
 
 MAX_SKIPPED_IN_A_ROW = 3
 
@@ -52,7 +52,8 @@ def step_line(progress: Progress) -> dict[str, Any]:
     line = asdict(progress.result)
     applied, faulty, _ = line.pop("applied"), line.pop("faulty_row_ids"), line.pop("flagged")
     seconds = max(progress.seconds, 1e-9)
-    line |= {"pairs_per_s": line["pairs"] / seconds, "tokens_per_s": line["tokens"] / seconds, "seconds": seconds}
+    per_s = {f"{name}_per_s": line[name] / seconds for name in ("pairs", "comparisons", "tokens")}
+    line |= per_s | {"seconds": seconds}
     return line if applied else line | {"skipped": True, "faulty_row_ids": list(faulty)}
 
 
@@ -109,7 +110,7 @@ class Evaluate:
     ) -> None:
         self._shares, self._objective, self._every_steps = shares, objective, every_steps
         self._pooling, self._log = pooling, log
-        self.latest: dict[str, float] = {}
+        self.latest: dict[str, Any] = {}
         self.latest_step: int | None = None
 
     def __call__(self, engine: Engine, progress: Progress) -> None:

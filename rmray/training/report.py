@@ -19,6 +19,7 @@ from rmray.evaluation.report import read_run_facts, write_report
 from rmray.evaluation.run import score_records, side_by_side
 from rmray.evaluation.tokens import token_scorer
 from rmray.evaluation_file import EVALUATION_NAME, REPORT_NAME
+from rmray.schema import Comparison
 from rmray.training.export import BUNDLE_DIR
 from rmray.training.held_out import SampledRecord
 from rmray.training.job import WorkerJob
@@ -37,7 +38,8 @@ def report_run(job: WorkerJob, records: Sequence[SampledRecord]) -> Path:
     manifest = load_manifest(prepared_dir)
     held_out = manifest.eval.num_rows > 0
     source = open_bundle(run_dir / BUNDLE_DIR, device=job.choices.device)
-    logs = score_records([source], records, seed=config.run.seed)
+    comparisons = [(row_id, line, record) for row_id, line, record in records if isinstance(record, Comparison)]
+    logs = score_records([source], comparisons, seed=config.run.seed)
     data = config.data.eval if held_out and config.data.eval else config.data.train
     evaluations = side_by_side(
         [source.info],
@@ -47,10 +49,10 @@ def report_run(job: WorkerJob, records: Sequence[SampledRecord]) -> Path:
         train=read_surface(config.data.train, config.data.columns) if held_out and config.data.eval else None,
         seed=config.run.seed,
     )
-    comparisons = ((row_id, record) for row_id, _, record in records)
-    max_comparisons = max(1, round(len(records) * ADVERSARIAL_SHARE))
+    named = ((row_id, record) for row_id, _, record in comparisons)
+    max_comparisons = max(1, round(len(comparisons) * ADVERSARIAL_SHARE))
     with contextlib.suppress(DataError):  # token ids have no text to put flaws into
-        adversarial = run_adversarial(source, comparisons, max_comparisons=max_comparisons, seed=config.run.seed)
+        adversarial = run_adversarial(source, named, max_comparisons=max_comparisons, seed=config.run.seed)
         evaluations = replace(evaluations, adversarial=(adversarial.to_json(),))
     evaluation = evaluations.to_json()
     save_evaluation(run_dir / EVALUATION_NAME, evaluation)

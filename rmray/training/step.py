@@ -7,24 +7,19 @@ scaled by world size / global weight, and the engine averages over ranks. Legend
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from rmray.data.batch import build_batch
-from rmray.data.pairs import pairs_of
 from rmray.data.prepared import Row
 from rmray.data.shares import StepShare
-from rmray.errors import TrainingError
-from rmray.metrics.calibration import chosen_is_first
-from rmray.metrics.summary import pair_metrics
 from rmray.objectives import LossTerms, sum_terms
 from rmray.training.collate import MicroBatch
 from rmray.training.engine import Engine, Ranks
-from rmray.training.objective import Objective, Targets
+from rmray.training.objective import Objective
 
 MAX_NAMED_ROWS = 64
 
@@ -33,7 +28,9 @@ MAX_NAMED_ROWS = 64
 class StepResult:
     """What a step came to, exact over the global batch and the same on every rank.
 
-    loss: by the objective's unit, pair or prompt; accuracy, margin, ... of strictly ordered pairs, whatever the unit.
+    loss: by the objective's unit: pair, prompt, token or step; units: how many. Where completions are compared,
+    accuracy, margin, ... are of strictly ordered pairs, whatever the unit; else accuracy is of the units, and there are
+    no pairs.
     loss and the means: None where they are not finite. grad_norm: before clipping, None likewise. applied: False where
     loss or gradient was not finite: then no weight of any rank has moved, and faulty_row_ids names the suspects (the
     rows with such a loss, or all rows where only the gradient was not finite; 64 at most). gap_max: the largest
@@ -54,6 +51,7 @@ class StepResult:
     grad_norm: float | None
     ties: int
     pairs: int
+    units: int
     comparisons: int
     tokens: int
     row_ids_hash: str
@@ -99,10 +97,10 @@ def train_step(
         # drop such a step on every rank together: no extra message between ranks.
         sound = torch.where(torch.isfinite(so_far), 1.0, torch.nan)
         engine.backward(terms.loss_sum * scale * sound, last=i == len(micro_batches) - 1)
-        done.append(_detached(terms))
+        done.append(detached(terms))
         seen_scores_S.append(scores_S.detach())
     update = engine.step(lr)
-    total, (grad_norm, applied, flags) = _over_ranks(
+    total, (grad_norm, applied, flags) = over_ranks(
         sum_terms(done), ranks, update.grad_norm, update.applied, weight_and_flags[1]
     )
     engine.updates += bool(applied)
@@ -117,57 +115,11 @@ def train_step(
         applied=bool(applied),
         faulty_row_ids=() if applied else _faulty_rows(share, done, seen_scores_S, objective, ranks),
         flagged=flags > 0,
-        **_means(total),
+        **means(total),
     )
 
 
-def evaluate_shares(
-    engine: Engine, shares: Iterable[Sequence[Row]], objective: Objective, *, pooling: str
-) -> dict[str, float] | None:
-    """Figures of the held-out pairs, `eval_loss, eval_accuracy, ...`, the same on every rank; None where there is none.
-
-    shares: this rank's micro-batches, as many as on every other rank. Raises TrainingError on a non-finite score.
-    """
-    ranks = engine.ranks
-    engine.backbone.eval()
-    done: list[LossTerms] = []
-    own: list[tuple[str, int, float, float]] = []
-    with torch.no_grad():
-        for rows in shares:
-            scores_S = engine.forward(build_batch([row.group for row in rows], pooling=pooling))
-            targets = objective.targets(rows)
-            done.append(_detached(objective.terms(scores_S, targets)))
-            own.extend(_scored_pairs(rows, scores_S.double().cpu().numpy(), targets))
-    scored = sorted(pair for part in ranks.gather(own) for pair in part)  # the same order on any number of ranks
-    if not scored:
-        return None
-    keys, prompts, chosen, rejected = zip(*scored, strict=True)
-    broken = [k for k, c, r in zip(keys, chosen, rejected, strict=True) if not math.isfinite(c + r)]
-    if broken:
-        raise TrainingError(
-            f"{len(broken)} held-out pairs have a score that is not finite",
-            where=", ".join(broken[:5]),
-            why="the weights are broken",
-            next_step="lower optim.lr, and resume from an earlier checkpoint",
-        )
-    figures = pair_metrics(chosen, rejected, prompts_P=prompts, first_P=chosen_is_first(keys))
-    loss = _means(_over_ranks(sum_terms(done), ranks)[0])["loss"]
-    return {
-        "eval_loss": float(loss if loss is not None else math.nan),
-        "eval_accuracy": figures.accuracy,
-        "eval_accuracy_low": figures.accuracy_low,
-        "eval_accuracy_high": figures.accuracy_high,
-        "eval_ece": figures.ece,
-        "eval_margin": figures.margin,
-        "eval_mean_chosen": figures.mean_chosen,
-        "eval_mean_rejected": figures.mean_rejected,
-        "eval_ties": figures.ties,
-        "eval_pairs": figures.pairs,
-        "eval_prompts": figures.prompts,
-    }
-
-
-def _detached(terms: LossTerms) -> LossTerms:
+def detached(terms: LossTerms) -> LossTerms:
     return replace(terms, loss_sum=terms.loss_sum.detach())
 
 
@@ -176,7 +128,7 @@ def _scalar(value: float, device: torch.device) -> torch.Tensor:
     return torch.full((), value, dtype=torch.float64, device=device)
 
 
-def _over_ranks(terms: LossTerms, ranks: Ranks, *facts: torch.Tensor) -> tuple[LossTerms, list[float]]:
+def over_ranks(terms: LossTerms, ranks: Ranks, *facts: torch.Tensor) -> tuple[LossTerms, list[float]]:
     """The same terms of all ranks together, on the CPU, and other scalars that lie on the device, fetched with them."""
     names = sorted(terms.metrics)
     weight = _scalar(terms.weight, terms.loss_sum.device)
@@ -189,27 +141,34 @@ def _over_ranks(terms: LossTerms, ranks: Ranks, *facts: torch.Tensor) -> tuple[L
     return LossTerms(loss_sum, float(rest[-1]), metrics, -low, high, gap), here[len(sums) + 3 :].tolist()
 
 
-def _means(total: LossTerms) -> dict[str, Any]:
-    """The one division: the loss by its weight, what is told of pairs by their number. None where there is none."""
-    pairs = int(total.metrics["pairs"])
-    mean = {name: _finite(float(value) / pairs) if pairs else None for name, value in total.metrics.items()}
-    scores_mean, square = None, mean["score_sq_sum"]
-    if mean["chosen_sum"] is not None and mean["rejected_sum"] is not None:
-        scores_mean = (mean["chosen_sum"] + mean["rejected_sum"]) / 2
-    spread = None if scores_mean is None or square is None else math.sqrt(max(0.0, square / 2 - scores_mean**2))
+def means(total: LossTerms) -> dict[str, Any]:
+    """The one division: the loss by its weight, what is told of pairs, tokens or steps by their number. None where
+    there is none."""
+    pairs = int(total.metrics.get("pairs", 0))
+    count = pairs if "pairs" in total.metrics else total.weight
+    mean = {name: _finite(float(value) / count) if count else None for name, value in total.metrics.items()}
     return {
         "loss": _finite(float(total.loss_sum) / total.weight) if total.weight else None,
         "accuracy": mean["correct"],
-        "margin": mean["margin_sum"],
-        "mean_chosen": mean["chosen_sum"],
-        "mean_rejected": mean["rejected_sum"],
-        "score_std": spread,
+        "margin": mean.get("margin_sum"),
+        "mean_chosen": mean.get("chosen_sum"),
+        "mean_rejected": mean.get("rejected_sum"),
+        "score_std": _spread(mean),
         "score_min": _finite(float(total.score_min)),
         "score_max": _finite(float(total.score_max)),
         "gap_max": _finite(float(total.gap_max)),
-        "ties": int(total.metrics["ties"]),
+        "ties": int(total.metrics.get("ties", 0)),
         "pairs": pairs,
+        "units": int(total.weight),
     }
+
+
+def _spread(mean: Mapping[str, float | None]) -> float | None:
+    """Of the scores of pairs, from means over pairs."""
+    chosen, rejected, square = (mean.get(name) for name in ("chosen_sum", "rejected_sum", "score_sq_sum"))
+    if chosen is None or rejected is None or square is None:
+        return None
+    return math.sqrt(max(0.0, square / 2 - ((chosen + rejected) / 2) ** 2))
 
 
 def _finite(value: float) -> float | None:
@@ -238,20 +197,9 @@ def _faulty_rows(
 
 def _rows_without_a_loss(rows: Sequence[Row], scores_S: torch.Tensor, objective: Objective) -> Sequence[Row]:
     """Rows whose own loss is not finite, of a micro-batch whose loss is not; all where it is the sum that ran over."""
-    alone = zip(rows, scores_S.split([len(row.ranks) for row in rows]), strict=True)
+    alone = zip(rows, scores_S.split([objective.num_scores(row) for row in rows]), strict=True)
     losses = [objective.terms(own_S, objective.targets([row])).loss_sum for row, own_S in alone]
     return [row for row, loss in zip(rows, losses, strict=True) if not torch.isfinite(loss)] or rows
-
-
-def _scored_pairs(
-    rows: Sequence[Row], scores_S: np.ndarray[Any, Any], targets: Targets
-) -> list[tuple[str, int, float, float]]:
-    """(name, prompt, chosen score, rejected score) of each pair of a batch; named as `evaluation` names it."""
-    names = [(f"{row.row_id}:{b}:{w}", row.prompt_key) for row in rows for b, w in pairs_of(row.ranks)]
-    return [
-        (name, prompt, float(scores_S[c]), float(scores_S[r]))
-        for (name, prompt), c, r in zip(names, targets.chosen_P, targets.rejected_P, strict=True)
-    ]
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

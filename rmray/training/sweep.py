@@ -46,7 +46,7 @@ def sweep_lr(config: TrainConfig, lrs: Sequence[float], *, num_seeds: int = 1, o
     """
     config = with_absolute_paths(config)
     trials = plan_trials(config, lrs, num_seeds)
-    check_base(config.model.base)
+    check_base(config.model.base, config.pooling)
     with connected():
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         resources = [node["Resources"] for node in nodes if node["Alive"]]

@@ -60,7 +60,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     config = with_absolute_paths(config)
     run_dir = Path(config.run.storage) / config.run.name
     runs.check_free(run_dir, resume=resume, overwrite=overwrite)
-    check_base(config.model.base)
+    check_base(config.model.base, config.pooling)
     with hold_run(run_dir) as owner, connected():
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         workers_per_node = check_capacity(config, [node["Resources"] for node in nodes if node["Alive"]])

@@ -74,14 +74,14 @@ def run_worker(
     processes = ranks.gather({"host": platform.node(), "pid": os.getpid()})
     log = MetricsLog(run_dir, start_step=checkpoint.state.step if checkpoint else 0) if first else None
     events = EventLog(run_dir) if first else None
-    objective = Objective(**config.objective.model_dump())
+    objective = Objective(**config.objective.model_dump(exclude={"aggregate"}))
     notices = Notices(run_dir, preempted=preempted)
     guard = StopWhenBroken(checkpoint.state.skipped_in_a_row if checkpoint else 0)
     evaluate = Evaluate(
         lambda: beating(_held_out(job, ranks), beat, "a held-out micro-batch"),
         objective,
         every_steps=config.evaluate.every_steps,
-        pooling=config.model.pooling,
+        pooling=config.pooling,
         log=log,
     )
     health = WatchHealth(
@@ -126,7 +126,7 @@ def run_worker(
         lr=config.optim.lr,
         warmup_ratio=config.optim.warmup_ratio,
         schedule=config.optim.schedule,
-        pooling=config.model.pooling,
+        pooling=config.pooling,
         seed=config.run.seed,
     )
     hooks: list[Hook] = [
@@ -195,12 +195,13 @@ def _make_engine(job: WorkerJob, checkpoint: Checkpoint | None, deepspeed: bool)
             dropout=config.model.dropout,
             device=choices.device,
             gather=gather,
+            pooling=config.pooling,
         )
         if choices.gradient_checkpointing:
             # Renamed within transformers 5; the old name warns.
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
-        return RewardBackbone(model, pooling=config.model.pooling, packed=config.model.packed)
+        return RewardBackbone(model, pooling=config.pooling, packed=config.model.packed)
 
     engine_type = DeepSpeedEngine if deepspeed else TorchEngine
     return engine_type(load, settings, device=choices.device)

@@ -116,7 +116,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         ([("objective.name", "plackett_luce"), ("objective.margin", "data")], ["margin is data", "use all_pairs"]),
         (
             [("objective", "{name: plackett_luce, center: 0.01, label_smoothing: 0.1}")],
-            ["center is 0.01 and label_smoothing is 0.1", "plackett_luce has a ranking's choices"],
+            ["center is 0.01 and label_smoothing is 0.1", "plackett_luce has none"],
         ),
         ([("objective.label_smoothing", "0.5")], ["objective.label_smoothing", "less than 0.5"]),
         ([("checkpoint.export", "best")], ["checkpoint.export: best need", "nothing is held out", "data.eval"]),

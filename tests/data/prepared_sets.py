@@ -10,7 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rmray.data.group import TokenGroup
-from rmray.data.prepared import COMPARISON_COLUMNS, PREPARED_FORMAT, WINDOW_ROWS, Manifest, Row, Split, Window
+from rmray.data.prepared import (
+    PREPARED_FORMAT,
+    ROW_COLUMNS,
+    WINDOW_ROWS,
+    Manifest,
+    Row,
+    Split,
+    Window,
+    table_of_rows,
+)
 
 GOLDEN_RATIO_64 = 0x9E3779B97F4A7C15  # odd: multiplying by it permutes the 64-bit numbers
 
@@ -54,28 +63,6 @@ def random_rows(
             )
         )
     return rows
-
-
-def table_of(rows: Sequence[Row]) -> pa.Table:
-    """Rows as a table with COMPARISON_COLUMNS."""
-    return pa.Table.from_pylist(
-        [
-            {
-                "row_id": row.row_id,
-                "prompt_key": row.prompt_key,
-                "source": row.source,
-                "prefix": row.group.prefix,
-                "suffixes": list(row.group.suffixes),
-                "prompt_lens": row.group.prompt_lens,
-                "num_chars": row.num_chars,
-                "ranks": row.ranks,
-                "ratings": row.ratings,
-                "margin": row.margin,
-            }
-            for row in rows
-        ],
-        schema=COMPARISON_COLUMNS,
-    )
 
 
 def write_prepared(
@@ -123,7 +110,7 @@ def _write_split(directory: Path, split: str, rows: Sequence[Row], window_rows: 
         members = [row for row in rows if _hash(row.prompt_key) * num_windows >> 64 == index]
         members.sort(key=lambda row: (_hash(row.prompt_key), row.row_id))
         path = f"{split}/window-{index:05d}.parquet"
-        pq.write_table(table_of(members), directory / path)
+        pq.write_table(table_of_rows(members), directory / path)
         windows.append(Window(path, len(members), sum(row.group.num_tokens for row in members)))
     return Split(tuple(windows))
 
@@ -165,7 +152,9 @@ def _large_window(rng: np.random.Generator, index: int, num_rows: int, num_token
         "prompt_lens": pairs(pa.array(np.full(2 * num_rows, num_tokens, dtype=np.int32))),
         "num_chars": pairs(pa.array(np.full(2 * num_rows, 4 * num_tokens, dtype=np.int32))),
         "ranks": pairs(pa.array(np.tile(np.array([0, 1], dtype=np.int32), num_rows))),
-        "ratings": pa.nulls(num_rows, COMPARISON_COLUMNS.field("ratings").type),
+        "ratings": pa.nulls(num_rows, ROW_COLUMNS.field("ratings").type),
         "margin": pa.nulls(num_rows, pa.float64()),
+        "labels": pa.nulls(num_rows, ROW_COLUMNS.field("labels").type),
+        "step_ends": pa.nulls(num_rows, ROW_COLUMNS.field("step_ends").type),
     }
-    return pa.table(columns, schema=COMPARISON_COLUMNS)
+    return pa.table(columns, schema=ROW_COLUMNS)

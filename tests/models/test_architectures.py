@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
-from rmray.data.batch import FlatBatch
 from rmray.models.backbone import RewardBackbone, check_packed
 from rmray.models.guards import natural_pooling
 from tests.models.architectures import ARCHITECTURES, VOCAB, Architecture, build
@@ -45,14 +45,7 @@ def test_first_token_of_the_prompt_reaches_every_score(architecture: Architectur
     batch = random_batch(VOCAB)
     token_ids_T = batch.token_ids_T.clone()
     token_ids_T[0] = 3 + (token_ids_T[0] - 2) % (VOCAB - 3)
-    other = FlatBatch(
-        token_ids_T,
-        batch.positions_T,
-        batch.segments,
-        batch.readout_tokens_R,
-        batch.readout_scores_R,
-        batch.num_scores,
-    )
+    other = replace(batch, token_ids_T=token_ids_T)
     with torch.no_grad():
         moved_S = (backbone(batch) - backbone(other)).abs()
     assert moved_S[:3].min() > 1e-3

@@ -127,7 +127,11 @@ GOOD = {"prompt": "p", "completions": ["a"]}
         ({"items": [GOOD], "modle": "x"}, "modle", "not permitted"),
         ({"items": [GOOD, {"prompt": "p"}]}, "items[1].completions", "required"),
         ({"items": [{"prompt": "p", "completions": []}]}, "items[0].completions", "at least 1"),
-        ({"items": [{"prompt": 7, "completions": ["a"]}]}, "items[0].prompt", "text, a list of messages, or a list of"),
+        (
+            {"items": [{"prompt": 7, "completions": ["a"]}]},
+            "items[0].prompt",
+            "must be text, a list of messages, of token ids",
+        ),
         ({"items": [{"prompt": "p", "completions": [None]}]}, "items[0].completions[0]", "text, a list of messages"),
         ({"items": [{"prompt": [1, "x"], "completions": ["a"]}]}, "items[0].prompt[1]", "valid integer"),
         ({"items": [{"prompt": [1, True], "completions": ["a"]}]}, "items[0].prompt[1]", "valid integer"),

@@ -9,8 +9,9 @@ import pytest
 
 from rmray.config import TrainConfig, load_config
 from rmray.data.chunks import StepSource
-from rmray.data.prepared import COMPARISON_COLUMNS, Row, rows_from_table
-from rmray.data.render import Renderer, RenderRules
+from rmray.data.prepare import rules_of
+from rmray.data.prepared import ROW_COLUMNS, Row, rows_from_table
+from rmray.data.render import Renderer
 from rmray.data.sources.records import KINDS
 from rmray.data.staging import RawLine, stage
 from rmray.data.tokenizer import load_tokenizer
@@ -21,7 +22,7 @@ from tests.data.prepared_sets import write_prepared
 from tests.training.runs import PAD_ID, run_job
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "jobs" / "configs").glob("*.yaml"))
-WORLD_FILES = {"comparison": "pairs", "ranking": "kwise"}
+WORLD_FILES = {"comparison": "pairs", "ranking": "kwise", "outcome": "outcome", "process": "process"}
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +35,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def staged(path: Path, config: TrainConfig) -> list[Row]:
     """At most 40 rows of a file as `prepare` makes them."""
     tokenizer = load_tokenizer(config.model.base)
-    rules = RenderRules.for_tokenizer(tokenizer, max_length=config.data.max_length)
+    rules = rules_of(config, tokenizer)
     with gzip.open(path) as file:
         lines = [RawLine(path.name, f"{path.stem[:16]:>16}:{n}", n, line) for n, line in enumerate(file, 1) if n <= 40]
     part = stage(
         lines, Renderer(tokenizer, rules), objective=config.objective.name, columns={}, margin=config.objective.margin
     )
     assert not part.quarantined
-    return rows_from_table(part.table().select(COMPARISON_COLUMNS.names))
+    return rows_from_table(part.table().select(ROW_COLUMNS.names))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -71,4 +72,6 @@ def test_a_shipped_config_trains(path: Path, tmp_path: Path, tiny_base: Path, wo
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == [0, 1]
     assert all((line["pairs"] > line["comparisons"]) == (kind == "ranking") for line in steps)
+    assert all((line["pairs"] == 0) == (kind in ("outcome", "process")) for line in steps)
+    assert all(line["units"] >= line["comparisons"] for line in steps)
     assert any("eval_accuracy" in line for line in lines)

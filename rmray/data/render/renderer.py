@@ -12,41 +12,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rmray.data.group import TokenGroup, group_paths
+from rmray.data.group import TokenGroup
 from rmray.data.messages import join_parts
 from rmray.data.render.chat import ChatTemplate, Tools, Turns
 from rmray.data.render.escape import Escaper
+from rmray.data.render.paths import RenderedPath, group_of
+from rmray.data.render.reasoning import CLOSE, OPEN, ids_without_traces, messages_without_traces, without_traces
 from rmray.data.render.rules import RENDER_VERSION, RenderRules, eos_id_of
+from rmray.data.render.steps import StepText, find_steps, step_tokens, steps_in_chat, write_steps
 from rmray.data.tokenizer import template_hash
 from rmray.errors import ModelError, RowError
-from rmray.schema import Content, Steps, TokenIds, is_blank
+from rmray.schema import Content, Steps, TokenIds, is_blank, plain_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
-class RenderedPath:
-    """One prompt and completion as ids. ids[:prompt_len] are the prompt's.
-
-    truncated: the prompt lost its oldest tokens. num_escaped: special tokens written out in the text, made harmless.
-    """
-
-    ids: list[int]
-    prompt_len: int
-    truncated: bool
-    num_escaped: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class _Text:
-    """A path before it is tokenised. boundary: where the completion begins, in characters."""
+    """A path before it is tokenised. boundary: where the completion begins, in characters; step_ends: likewise."""
 
     text: str
     boundary: int
     chat: bool
     finished: bool
     num_escaped: int
+    step_ends: tuple[int, ...] = ()
 
 
 class Renderer:
@@ -72,7 +63,12 @@ class Renderer:
         self._eos_text = str(tokenizer.convert_ids_to_tokens(rules.eos_id))
         self._template = ChatTemplate(tokenizer)
         specials = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-        self._escaper = Escaper({*specials, *map(str, tokenizer.all_special_tokens), *self._template.turn_tokens()})
+        specials |= {*map(str, tokenizer.all_special_tokens), *self._template.turn_tokens()}
+        self._separator_is_special = rules.step_separator in specials
+        # What ends a step is written by whoever writes steps.
+        self._escaper = Escaper(specials - {rules.step_separator})
+        vocabulary = tokenizer.get_vocab()
+        self._think_ids = vocabulary.get(OPEN), vocabulary.get(CLOSE)
         self._opening_ids = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
 
     def render_paths(
@@ -89,7 +85,7 @@ class Renderer:
         finished: whether each completion ended by itself; an unfinished one gets no EOS and no end of turn.
         truncate: cut the prompt of over-length paths even where the rules would drop them.
         RowError codes: blank_completion, mixed_content, not_text, bad_token_ids, no_chat_template, template_failed,
-        over_length.
+        over_length; needs_text, no_step, no_steps, separator_in_step, steps_not_found, empty_step.
         """
         ends = finished if finished is not None else [True] * len(completions)
         results: list[RenderedPath | RowError | None] = [None] * len(completions)
@@ -118,16 +114,31 @@ class Renderer:
 
     def _draw(self, prompt: Content, completion: Content, tools: Tools, finished: bool) -> _Text | RenderedPath:
         prompt, completion = _without_parts(prompt, "prompt"), _without_parts(completion, "completion")
+        if self.rules.think == "strip":
+            prompt, completion = self._without_traces(prompt, completion)
         if isinstance(completion, str):
             # Samplers that keep special tokens leave a written-out EOS at the very end: it is the EOS, not text.
             completion = completion.removesuffix(self._eos_text)
         if is_blank(completion):
             raise RowError("blank_completion", "the completion is blank")
+        if isinstance(completion, Steps) and self.rules.step_separator is None:
+            raise RowError(
+                "no_steps", "the completion is given in steps, and this model reads none", next_step="give one text"
+            )
         if isinstance(prompt, TokenIds) or isinstance(completion, TokenIds):
             return self._join_ids(prompt, completion, finished)
-        if isinstance(prompt, str) and isinstance(completion, str):
+        if isinstance(prompt, str) and isinstance(completion, str | Steps):
             return self._join_text(prompt, completion, finished)
-        return self._draw_chat(_as_turns(prompt, "user"), _as_turns(completion, "assistant"), tools, finished)
+        return self._draw_chat(_as_turns(prompt, "user"), completion, tools, finished)
+
+    def _without_traces(self, prompt: Content, completion: Content) -> tuple[Content, Content]:
+        """Of the completion, and of what the assistant said before in a chat."""
+        prompt = messages_without_traces(prompt) if isinstance(prompt, tuple) else prompt
+        if isinstance(completion, str):
+            return prompt, without_traces(completion)
+        if isinstance(completion, TokenIds):
+            return prompt, TokenIds(ids_without_traces(completion.ids, *self._think_ids))
+        return prompt, messages_without_traces(completion) if isinstance(completion, tuple) else completion
 
     def _join_ids(self, prompt: Content, completion: Content, finished: bool) -> RenderedPath:
         before = prompt.ids if isinstance(prompt, TokenIds) else () if is_blank(prompt) else None
@@ -137,9 +148,50 @@ class Renderer:
         worst = max(ids)
         if worst >= self._vocab_size:
             raise RowError("bad_token_ids", f"token id {worst} is outside the vocabulary of {self._vocab_size}")
+        step_ends: tuple[int, ...] = ()
+        if self.rules.step_separator is not None:
+            ids, step_ends = self._steps_of_ids(ids, len(before), self.rules.step_separator, finished)
         if finished and not self._ends_with_eos(ids):
             ids.append(self.rules.eos_id)
-        return RenderedPath(ids, len(before), False)
+        return RenderedPath(ids, len(before), False, step_ends=step_ends)
+
+    def _steps_of_ids(
+        self, ids: list[int], prompt_len: int, separator: str, finished: bool
+    ) -> tuple[list[int], tuple[int, ...]]:
+        """The ids, with the last separator where it lacked, and where steps end. Their text decides."""
+        own = ids[prompt_len:]
+        tail = own[self._ending(own) :] if finished else []
+        own = own[: len(own) - len(tail)]
+        pieces = self.token_texts(own)
+        text = "".join(pieces)
+        steps = find_steps(text, separator, finished=finished)
+        if len(steps.text) > len(text):
+            added = self._backend.encode(separator, add_special_tokens=False).ids
+            own, pieces = own + added, [*pieces, *[""] * (len(added) - 1), separator]
+        offsets, end = [], 0
+        for piece in pieces:
+            offsets.append((end, end := end + len(piece)))
+        return [*ids[:prompt_len], *own, *tail], tuple(prompt_len + i for i in step_tokens(steps.ends, offsets))
+
+    def _ending(self, ids: list[int]) -> int:
+        """Where the EOS, and white space behind it, begins at the end of ids; their number where there is none."""
+        if not self._ends_with_eos(ids):
+            return len(ids)
+        return len(ids) - 1 - ids[::-1].index(self.rules.eos_id)
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of ids, a piece for each. A token that ends inside a character gives an empty piece, and the next
+        one the character."""
+        context = start = 0
+        pieces = []
+        for end in range(1, len(ids) + 1):
+            # The last whole piece before it for context: blanks may depend on what precedes.
+            before, text = (str(self.tokenizer.decode(list(ids[context:n]))) for n in (start, end))
+            piece = "" if text.endswith("\ufffd") and end < len(ids) else text[len(before) :]
+            if piece:
+                context, start = start, end
+            pieces.append(piece)
+        return pieces
 
     def _ends_with_eos(self, ids: list[int]) -> bool:
         """White space behind the EOS is what templates write between turns."""
@@ -150,18 +202,54 @@ class Renderer:
                 return False
         return False
 
-    def _join_text(self, prompt: str, completion: str, finished: bool) -> _Text:
+    def _join_text(self, prompt: str, completion: str | Steps, finished: bool) -> _Text:
+        separator = self.rules.step_separator
+        if isinstance(completion, Steps):
+            steps, in_steps = self._write_steps(completion)
+            text, boundary, escaped = self._escaper.text(prompt + steps.text, len(prompt))
+            if text[boundary:] != steps.text:
+                raise RowError("steps_not_found", "prompt and separator together make a special token")
+            return _Text(text, boundary, False, finished, escaped + in_steps, steps.moved(boundary))
         text, boundary, escaped = self._escaper.text(prompt + completion, len(prompt))
-        return _Text(text, boundary, False, finished, escaped)
+        if separator is None:
+            return _Text(text, boundary, False, finished, escaped)
+        steps = find_steps(text[boundary:], separator, finished=finished)
+        return _Text(text[:boundary] + steps.text, boundary, False, finished, escaped, steps.moved(boundary))
 
-    def _draw_chat(self, prompt: Turns, completion: Turns, tools: Tools, finished: bool) -> _Text:
-        (before, n_before), (after, n_after) = self._escaper.everything(prompt), self._escaper.everything(completion)
+    def _write_steps(self, given: Steps) -> tuple[StepText, int]:
+        """The steps as text, and how many special tokens were escaped in them."""
+        separator = self.rules.step_separator
+        assert separator is not None  # `_draw` has seen to it
+        if self._separator_is_special and any(separator in s.removesuffix(separator) for s in given.texts):
+            raise RowError("separator_in_step", f"a step holds {separator!r}, which ends steps")
+        escaped = [self._escaper.text(step) for step in given.texts]
+        return write_steps(Steps(tuple(text for text, _, _ in escaped)), separator), sum(n for _, _, n in escaped)
+
+    def _draw_chat(self, prompt: Turns, completion: Content, tools: Tools, finished: bool) -> _Text:
+        steps: StepText | None = None
+        if self.rules.step_separator is not None:
+            steps, n_after = self._steps_of_answer(completion, self.rules.step_separator, finished)
+            after: Turns = [{"role": "assistant", "content": steps.text}]
+        else:
+            after, n_after = self._escaper.everything(_as_turns(completion, "assistant"))
+        before, n_before = self._escaper.everything(prompt)
         known_tools, n_tools = self._escaper.everything(tools)
         text = self._template.write([*before, *after], known_tools, continue_final_message=not finished)
         opening = self._template.write(before, known_tools, add_generation_prompt=True) if before else ""
         # The prompt may be written otherwise once an answer follows it: what both begin with is the prompt.
         boundary = len(os.path.commonprefix([opening, text]))  # noqa: RUF071 (of characters, not of paths)
-        return _Text(text, boundary, True, finished, n_before + n_after + n_tools)
+        step_ends = steps_in_chat(text, steps, boundary) if steps else ()
+        return _Text(text, boundary, True, finished, n_before + n_after + n_tools, step_ends)
+
+    def _steps_of_answer(self, completion: Content, separator: str, finished: bool) -> tuple[StepText, int]:
+        """The steps of a chat's last turn, and how many special tokens were escaped in them."""
+        if isinstance(completion, Steps):
+            return self._write_steps(completion)
+        turns = _as_turns(completion, "assistant")
+        if len(turns) != 1 or turns[0]["role"] != "assistant" or not isinstance(turns[0].get("content"), str):
+            raise RowError("not_text", "steps are read in one turn of the assistant", why=f"{len(turns)} turn(s) given")
+        text, _, escaped = self._escaper.text(turns[0]["content"].removesuffix(self._eos_text))
+        return find_steps(text, separator, finished=finished), escaped
 
     def _path(self, text: _Text, ids: list[int], offsets: list[tuple[int, int]]) -> RenderedPath | RowError:
         # Special tokens that the tokenizer itself puts around plain text have the offsets (0, 0).
@@ -174,7 +262,11 @@ class Renderer:
         elif not text.finished and ended and not text.chat:
             while ids.pop() != self.rules.eos_id:
                 pass
-        return RenderedPath(ids, prompt_len, False, text.num_escaped)
+        try:
+            step_ends = step_tokens(text.step_ends, offsets)
+        except RowError as error:
+            return error
+        return RenderedPath(ids, prompt_len, False, text.num_escaped, step_ends)
 
     def _fit(self, path: RenderedPath, truncate: bool) -> RenderedPath | RowError:
         cut = len(path.ids) - self.rules.max_length
@@ -184,7 +276,8 @@ class Renderer:
             opening = int(path.ids[0] in self._opening_ids)  # BOS stays
             if opening + cut < path.prompt_len:
                 ids = path.ids[:opening] + path.ids[opening + cut :]
-                return RenderedPath(ids, path.prompt_len - cut, True, path.num_escaped)
+                step_ends = tuple(end - cut for end in path.step_ends)
+                return RenderedPath(ids, path.prompt_len - cut, True, path.num_escaped, step_ends)
         return RowError(
             "over_length",
             f"{len(path.ids)} tokens, {self.rules.max_length} are allowed",
@@ -194,25 +287,12 @@ class Renderer:
 
 def _without_parts(content: Content, name: str) -> Content:
     """Messages whose content is text. Rows come so already; requests come as they were sent."""
-    if isinstance(content, Steps):
-        raise RowError(
-            "no_steps", "the completion is given in steps, and this model reads none", next_step="give one text"
-        )
-    return content if isinstance(content, str | TokenIds) else tuple(join_parts(content, name=name))
+    return content if isinstance(content, str | TokenIds | Steps) else tuple(join_parts(content, name=name))
 
 
 def _as_turns(content: Content, role: str) -> Turns:
     """Messages as they are; text as one message of `role`, blank prompts as none."""
-    if isinstance(content, str):
-        return [{"role": role, "content": content}] if content.strip() else []
-    return [dict(message) for message in content]  # type: ignore[union-attr]
-
-
-def group_of(paths: Sequence[RenderedPath | RowError]) -> TokenGroup:
-    """The K paths with their common prefix stored once. Raises the first RowError among them."""
-    good: list[RenderedPath] = []
-    for path in paths:
-        if isinstance(path, RowError):
-            raise path
-        good.append(path)
-    return group_paths([p.ids for p in good], [p.prompt_len for p in good])
+    if isinstance(content, tuple):
+        return [dict(message) for message in content]
+    text = plain_text(content)
+    return [{"role": role, "content": text}] if text.strip() else []

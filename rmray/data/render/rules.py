@@ -21,7 +21,9 @@ class RenderRules:
     template_hash: of the chat template, None where there is none. bos: the tokenizer's own special tokens open plain
     text, the template's open a chat. eos: one EOS is appended unless the text, chat or ids already end with it.
     max_length: longest path in tokens. over_length: a longer path is an error, or loses its prompt's oldest tokens.
-    think: what becomes of reasoning traces. date: what templates that write today's date get instead.
+    think: what becomes of a completion's reasoning traces (see `reasoning`). step_separator: what ends each step of a
+    completion (see `steps`); None where a model reads no steps. date: what templates that write today's date get
+    instead.
     """
 
     template_hash: str | None
@@ -31,7 +33,8 @@ class RenderRules:
     over_length: Literal["drop", "truncate_prompt"] = "drop"
     bos: Literal["tokenizer"] = "tokenizer"
     eos: Literal["append_once"] = "append_once"
-    think: Literal["keep"] = "keep"
+    think: Literal["keep", "strip"] = "keep"
+    step_separator: str | None = None
     date: str = "2024-07-26"
     version: int = RENDER_VERSION
 
@@ -42,9 +45,11 @@ class RenderRules:
         *,
         max_length: int,
         over_length: Literal["drop", "truncate_prompt"] = "drop",
+        think: Literal["keep", "strip"] = "keep",
+        step_separator: str | None = None,
     ) -> RenderRules:
         """The rules of a tokenizer that has its pad token (`choose_pad_token`). Raises ModelError where EOS is missing,
-        or where the pad is missing or is the EOS."""
+        where the pad is missing or is the EOS, or where steps would end with the EOS."""
         eos = eos_id_of(tokenizer)
         pad = tokenizer.pad_token_id
         if pad is None or pad == eos:
@@ -54,7 +59,22 @@ class RenderRules:
                 why="scores are read at the last token that is not the pad token",
                 next_step="call rmray.data.tokenizer.choose_pad_token first",
             )
-        return cls(template_hash(tokenizer), eos, pad, max_length, over_length)
+        if step_separator == "" or step_separator == str(tokenizer.convert_ids_to_tokens(eos)):
+            raise ModelError(
+                f"steps cannot be told apart by {step_separator!r}",
+                where=str(tokenizer.name_or_path),
+                why="it is empty, or the token that ends the whole completion",
+                next_step="set data.step_separator to a line feed, an empty line, or a token of its own",
+            )
+        return cls(
+            template_hash(tokenizer),
+            eos,
+            pad,
+            max_length,
+            over_length,
+            think=think,
+            step_separator=step_separator,
+        )
 
 
 def eos_id_of(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,4 +1,4 @@
-"""Load the files of a scalar reward model, or say why they are none. Used by load, export and import."""
+"""Load the files of a reward model, or say why they are none. Used by load, export and import."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from rmray.errors import BundleError
 from rmray.models.base import quiet_loading, set_dropout
 from rmray.models.bundle.weights import read_headers
 from rmray.models.files import first_line, tensor_from_files
 from rmray.models.guards import has_score_head, natural_pooling
-from rmray.models.heads import find_head, set_head_float32
+from rmray.models.heads import HEADS, SCALAR, HeadClass, find_head, readout_of, set_head_float32
 
 
 def load_config(directory: Path) -> PretrainedConfig:
@@ -29,23 +29,34 @@ def load_config(directory: Path) -> PretrainedConfig:
             next_step="rmray runs the architectures of transformers and never code that comes with a model",
         ) from error
     kind = next(iter(config.architectures or ()), "ForSequenceClassification")
-    if not kind.endswith("ForSequenceClassification"):
+    if not kind.endswith((SCALAR.suffix, HEADS["tokens"].suffix)):
         raise BundleError(
-            f"the model is a {kind}, not a reward model: it has no head that gives one score",
+            f"the model is a {kind}, not a reward model: it has no head that gives a score",
             where=str(directory / "config.json"),
             next_step="train one from it (`rmray train`), or take a sequence classifier with num_labels 1",
         )
-    if config.num_labels != 1:
+    if kind.endswith(SCALAR.suffix) and config.num_labels != 1:
         raise BundleError(
             f"the model has {config.num_labels} labels, and a scalar reward model has one",
             where=str(directory / "config.json"),
             next_step="take a model with num_labels 1",
         )
+    if not kind.endswith(SCALAR.suffix) and readout_of(config) is None:
+        raise BundleError(
+            f"the model has {config.num_labels} labels a token; an outcome model has one, a process model three",
+            where=str(directory / "config.json"),
+            next_step="train one with rmray (objective.name outcome or process)",
+        )
     return config
 
 
+def head_class(config: PretrainedConfig) -> HeadClass:
+    """What transformers loads the model of a config with."""
+    return HEADS[readout_of(config) or "last"]
+
+
 def load_classifier(directory: Path, *, dtype: torch.dtype) -> PreTrainedModel:
-    """The sequence classifier of a directory with its weights in `dtype`, in eval mode, on the CPU.
+    """The classifier of a directory with its weights in `dtype`, in eval mode, on the CPU.
 
     Raises BundleError: unsound files, more than one label, weights that are not in the files (a head that was never
     trained among them), weights that are NaN or infinite.
@@ -57,7 +68,7 @@ def load_classifier(directory: Path, *, dtype: torch.dtype) -> PreTrainedModel:
     model: PreTrainedModel
     try:
         with quiet_loading():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = head_class(config).auto.from_pretrained(
                 directory,
                 config=config,
                 dtype=dtype,
@@ -89,15 +100,16 @@ def head_to_float32(model: PreTrainedModel, directory: Path) -> None:
 
 
 def plain_pooling(directory: Path) -> tuple[str, bool]:
-    """Where plain transformers reads this model's score (`last`, `first`, `mean`), and whether that is the model of a
-    decoder with one `score` layer, which may be padded on the left as well."""
-    model = meta_model(load_config(directory))
-    return natural_pooling(model), has_score_head(model)
+    """Where plain transformers reads this model's score (`last`, `first`, `mean`, at all `tokens` or `steps`), and
+    whether that is the model of a decoder with one `score` layer, which may be padded on the left as well."""
+    config = load_config(directory)
+    model = meta_model(config)
+    return readout_of(config) or natural_pooling(model), has_score_head(model)
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     """The classifier's structure without any weights."""
-    auto: Any = AutoModelForSequenceClassification
+    auto = head_class(config).auto
     with torch.device("meta"):
         model: PreTrainedModel = auto.from_config(config)
     return model

@@ -1,10 +1,11 @@
 """Score token ids with plain transformers: a script that a fresh interpreter runs, so it imports nothing of rmray.
 
 `goldens.clean_scores` starts it as `python -P clean_scores.py REQUEST.json ANSWER.json`. REQUEST has `directory`,
-`paths` (token ids), `prompt_lens`, `mean` (read the mean over each completion, as no transformers class does) and
-`left` (whether the model may be padded on the left: a decoder). ANSWER has the fp32 CPU scores of each path `alone`,
-of all paths in right-padded batches (`right`) and in left-padded ones (`left`, or null), and the versions that gave
-them.
+`paths` (token ids), `places` (of each path, the tokens that are read), `read` (`sequence`: the score as transformers
+gives it; `mean`: the mean of the head over the places, as no transformers class does; `tokens`: the probability of the
+one label at each place; `steps`: of each class at each place) and `left` (whether the model may be padded on the left:
+a decoder). ANSWER has the fp32 CPU scores of each path `alone`, of all paths in right-padded batches (`right`) and in
+left-padded ones (`left`, or null), one list a path, and the versions that gave them.
 """
 
 import inspect
@@ -19,15 +20,16 @@ import transformers
 BATCH = 4
 
 
-def load(directory: str) -> Any:
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        directory, dtype=torch.float32, local_files_only=True, use_safetensors=True
-    )
+def load(directory: str, read: str) -> Any:
+    auto: Any = transformers.AutoModelForSequenceClassification
+    if read in ("tokens", "steps"):
+        auto = transformers.AutoModelForTokenClassification
+    model = auto.from_pretrained(directory, dtype=torch.float32, local_files_only=True, use_safetensors=True)
     return model.eval()
 
 
-def score(model: Any, paths: list[list[int]], prompt_lens: list[int], *, mean: bool, left: bool) -> list[float]:
-    """Scores of one padded batch."""
+def score(model: Any, paths: list[list[int]], places: list[list[int]], *, read: str, left: bool) -> list[list[float]]:
+    """Scores of one padded batch, a list a path."""
     pad = model.config.get_text_config().pad_token_id
     longest = max(map(len, paths))
     fill = [[pad] * (longest - len(p)) for p in paths]
@@ -38,26 +40,32 @@ def score(model: Any, paths: list[list[int]], prompt_lens: list[int], *, mean: b
     inputs = {"input_ids": ids, "attention_mask": mask}
     if left and "position_ids" in inspect.signature(model.forward).parameters:
         inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)  # absolute positions would count the padding
-    if not mean:
-        scores: list[float] = model(**inputs).logits.squeeze(-1).double().tolist()
+    if read == "sequence":
+        scores: list[list[float]] = model(**inputs).logits.double().tolist()
         return scores
-    # The head over every hidden state, averaged over the completion's tokens.
-    token_scores = model.score(model.base_model(**inputs).last_hidden_state).squeeze(-1).double()
+    if read == "mean":  # the head over every hidden state
+        logits = model.score(model.base_model(**inputs).last_hidden_state).double()
+        return [[at_places.mean().item()] for at_places in _at(logits, places, fill, left)]
+    logits = model(**inputs).logits.double()
+    activate = torch.sigmoid if read == "tokens" else lambda x: torch.softmax(x, dim=-1)
+    return [activate(at_places).flatten().tolist() for at_places in _at(logits, places, fill, left)]
+
+
+def _at(logits: torch.Tensor, places: list[list[int]], fill: list[list[int]], left: bool) -> list[torch.Tensor]:
+    """The rows of each path's logits [L, labels] at its places."""
     starts = [len(f) * left for f in fill]
-    return [
-        s[a + n : a + len(p)].mean().item() for s, p, n, a in zip(token_scores, paths, prompt_lens, starts, strict=True)
-    ]
+    return [row[[start + p for p in own]] for row, own, start in zip(logits, places, starts, strict=True)]
 
 
 def main(request_file: str, answer_file: str) -> None:
     request = json.loads(Path(request_file).read_text())
-    model = load(request["directory"])
-    paths, prompt_lens, mean = request["paths"], request["prompt_lens"], request["mean"]
+    read, paths, places = request["read"], request["paths"], request["places"]
+    model = load(request["directory"], read)
 
-    def in_batches(size: int, *, left: bool) -> list[float]:
-        scores: list[float] = []
+    def in_batches(size: int, *, left: bool) -> list[list[float]]:
+        scores: list[list[float]] = []
         for i in range(0, len(paths), size):
-            scores += score(model, paths[i : i + size], prompt_lens[i : i + size], mean=mean, left=left)
+            scores += score(model, paths[i : i + size], places[i : i + size], read=read, left=left)
         return scores
 
     with torch.inference_mode():

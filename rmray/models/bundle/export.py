@@ -26,6 +26,7 @@ from rmray.models.bundle.load import is_exact, open_scorer
 from rmray.models.bundle.manifest import (
     MANIFEST_NAME,
     PLAIN,
+    PLAIN_TOKENS,
     RMRAY_ONLY,
     BundleManifest,
     hash_files,
@@ -39,6 +40,9 @@ from rmray.models.head_scorer import RequestEncoder
 from rmray.models.heads import find_head
 from rmray.models.reward import UNNORMALISED, Unfinished
 from rmray.schema import ScoreRequest
+
+KIND_OF = {"tokens": "outcome", "steps": "process"}
+"""By pooling, for models that give several scores a completion; others are `scalar`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +77,17 @@ def export_bundle(
     pad: PadChoice | None = None,
     overwrite: bool = False,
     device: torch.device | str = "cpu",
+    aggregate: str = "",
 ) -> BundleInfo:
-    """Make the bundle DIR from a sequence classifier in Hugging Face layout (safetensors, config.json, tokenizer).
+    """Make the bundle DIR from a classifier in Hugging Face layout (safetensors, config.json, tokenizer).
 
     reference: requests whose scores rewards are normalised against. goldens: requests kept with their ids and scores;
     none: a few are chosen from `reference`, beside fixed probes. rules: how training rendered. base, data_hashes,
     metrics, license: for readers. pad: how the pad token was chosen, where that was before training: the trained
     model's tokenizer has it already. overwrite: replace an existing bundle. device: where `reference` is scored;
     goldens are scored by plain transformers on the CPU in its own process, and by rmray's forward, which must agree.
-    Raises BundleError: files that are no scalar reward model, a reference that cannot normalise, or disagreement.
+    pooling: its kind follows (`KIND_OF`). aggregate: what makes a score of an outcome or process model's probabilities.
+    Raises BundleError: files that are no reward model, a reference that cannot normalise, or disagreement.
     """
     source, directory = Path(model_dir), Path(directory)
     check_target(directory, overwrite=overwrite)
@@ -118,8 +124,9 @@ def export_bundle(
             work,
             encoder,
             name=name,
-            kind="scalar",
+            kind=KIND_OF.get(pooling, "scalar"),
             pooling=pooling,
+            aggregate=aggregate,
             reference=UNNORMALISED,
             model_version="",
             device=device,
@@ -131,10 +138,11 @@ def export_bundle(
         made.save(work)
         manifest = BundleManifest(
             name=name,
-            kind="scalar",
+            kind=KIND_OF.get(pooling, "scalar"),
             objective=objective,
             pooling=pooling,
-            loads_with=PLAIN if pooling == plain_pooling(work)[0] else RMRAY_ONLY,
+            aggregate=aggregate,
+            loads_with=_loads_with(work, pooling),
             head=find_head(scorer.backbone.model)[0],
             head_trained=True,
             dtype=main_dtype(files.headers),
@@ -157,6 +165,12 @@ def export_bundle(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return BundleInfo(directory, manifest, len(made.items))
+
+
+def _loads_with(directory: Path, pooling: str) -> str:
+    if pooling != plain_pooling(directory)[0]:
+        return RMRAY_ONLY
+    return PLAIN_TOKENS if pooling in KIND_OF else PLAIN
 
 
 def check_target(directory: Path, *, overwrite: bool) -> None:
@@ -187,6 +201,7 @@ def sealed(work: Path, manifest: BundleManifest) -> BundleManifest:
         pooling=manifest.pooling,
         unfinished=manifest.unfinished,
         reference_hash=manifest.reference.hash,
+        aggregate=manifest.aggregate,
     )
     return replace(manifest, files=files, model_version=version)
 

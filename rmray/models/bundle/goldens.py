@@ -19,6 +19,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rmray.data.batch import TOKEN_READOUTS, read_places
+from rmray.data.group import TokenGroup
 from rmray.errors import BundleError
 from rmray.models.bundle import clean_scores as clean_script
 from rmray.models.bundle.classifier import plain_pooling
@@ -44,16 +46,21 @@ class Forward(Encoder, Protocol):
 
     def forward(self, batch: Sequence[Encoded]) -> list[RawScores]: ...
 
+    def completion_scores(self, encoded: Encoded, raw: RawScores) -> list[float]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """One request with, for each of its K completions, the token ids of the whole path, the prompt's share of them,
-    and the raw fp32 score."""
+    """One request with, for each of its K completions, the token ids of the whole path, the prompt's share of them, the
+    places of the tokens that end its steps (where the model reads steps), and what the fp32 model gave: one raw score;
+    of an outcome model a probability a token, of a process model three a step.
+    """
 
     request: ScoreRequest
     token_ids: tuple[tuple[int, ...], ...]
     prompt_lens: tuple[int, ...]
-    scores: tuple[float, ...]
+    scores: tuple[tuple[float, ...], ...]
+    step_ends: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class Goldens:
 
     @property
     def scores(self) -> list[float]:
-        return [s for g in self.items for s in g.scores]
+        return [s for g in self.items for scores in g.scores for s in scores]
 
     def save(self, directory: Path) -> None:
         raw = {
@@ -77,7 +84,8 @@ class Goldens:
                     "request": request_to_json(g.request),
                     "token_ids": [list(ids) for ids in g.token_ids],
                     "prompt_lens": list(g.prompt_lens),
-                    "scores": list(g.scores),
+                    "scores": [list(scores) for scores in g.scores],
+                    "step_ends": [list(ends) for ends in g.step_ends],
                 }
                 for g in self.items
             ],
@@ -96,7 +104,8 @@ def load_goldens(directory: Path) -> Goldens:
                 request_from_json(item["request"]),
                 tuple(tuple(ids) for ids in item["token_ids"]),
                 tuple(item["prompt_lens"]),
-                tuple(item["scores"]),
+                tuple(tuple(map(float, scores)) for scores in item["scores"]),
+                tuple(tuple(map(int, ends)) for ends in item["step_ends"]),
             )
             for item in raw["items"]
         )
@@ -126,24 +135,26 @@ def make_goldens(encoder: Encoder, requests: Sequence[ScoreRequest], directory: 
             why=next((f"{s.code}: {s.message}" for s in _failures(encoder, requests)), "there is none"),
             next_step="give goldens (or a reference file) whose records fit the model's max_length",
         )
+    groups = [_group(e) for e in encoded]
     ids = [_paths(e) for e in encoded]
-    prompt_lens = [_group(e).prompt_lens for e in encoded]
-    clean = clean_scores(directory, list(chain(*ids)), list(chain(*prompt_lens)), pooling=pooling)
-    flat = iter(clean["alone"])
+    read = "last" if pooling == "first" else pooling  # only to say which tokens: transformers reads them by itself
+    places = [read_places(g, k, read).tolist() for g in groups for k in range(g.num_completions)]
+    clean = clean_scores(directory, list(chain(*ids)), places, pooling=pooling)
+    each = iter(clean["alone"])
     items = tuple(
-        Golden(e.request, paths, lens, tuple(next(flat) for _ in paths))
-        for e, paths, lens in zip(encoded, ids, prompt_lens, strict=True)
+        Golden(e.request, paths, g.prompt_lens, tuple(tuple(next(each)) for _ in paths), g.step_ends)
+        for e, paths, g in zip(encoded, ids, groups, strict=True)
     )
     made_with = {k: clean[k] for k in ("class", "torch", "transformers")}
-    padded = {side: clean[side] for side in ("right", "left") if clean[side] is not None}
-    return Goldens(items, tolerance_of(clean["alone"], padded, where=str(directory)), made_with)
+    padded = {side: list(chain(*clean[side])) for side in ("right", "left") if clean[side] is not None}
+    return Goldens(items, tolerance_of(list(chain(*clean["alone"])), padded, where=str(directory)), made_with)
 
 
 def _failures(encoder: Encoder, requests: Sequence[ScoreRequest]) -> list[ScoreFailure]:
     return [s for e in encoder.encode(requests) for s in e.slots if isinstance(s, ScoreFailure)]
 
 
-def _group(encoded: Encoded) -> Any:
+def _group(encoded: Encoded) -> TokenGroup:
     if encoded.group is None:
         raise ValueError("a request without a path to score")
     return encoded.group
@@ -155,14 +166,16 @@ def _paths(encoded: Encoded) -> tuple[tuple[int, ...], ...]:
 
 
 def clean_scores(
-    directory: Path, paths: Sequence[Sequence[int]], prompt_lens: Sequence[int], *, pooling: str
+    directory: Path, paths: Sequence[Sequence[int]], places: Sequence[Sequence[int]], *, pooling: str
 ) -> dict[str, Any]:
     """What plain transformers gives for `paths`, in a process of its own; see `clean_scores.py` for the keys.
+
+    places: of each path the tokens that are read, where transformers does not choose them by itself.
 
     Raises BundleError with the end of its output where it fails.
     """
     natural, is_decoder = plain_pooling(directory)
-    if pooling != natural and not (pooling == "mean" and is_decoder):
+    if pooling != natural and not (pooling == "mean" and natural == "last" and is_decoder):
         raise BundleError(f"the model's head reads `{natural}`, and `{pooling}` was asked for", where=str(directory))
     with tempfile.TemporaryDirectory() as scratch:
         request, answer = Path(scratch, "request.json"), Path(scratch, "answer.json")
@@ -170,10 +183,10 @@ def clean_scores(
             json.dumps(
                 {
                     "directory": str(Path(directory).resolve()),
-                    "mean": pooling != natural,
+                    "read": pooling if pooling in TOKEN_READOUTS or pooling != natural else "sequence",
                     "left": is_decoder,
                     "paths": [list(p) for p in paths],
-                    "prompt_lens": list(prompt_lens),
+                    "places": [list(p) for p in places],
                 }
             )
         )
@@ -233,7 +246,7 @@ def check_goldens(goldens: Goldens, scorer: Forward, *, std: float | None, where
                 next_step="load the bundle with the versions in its goldens.json "
                 f"({', '.join(f'{k} {v}' for k, v in goldens.made_with.items())}), or export it anew",
             )
-    actual = list(chain(*(raw.tolist() for raw in scorer.forward(encoded))))
+    actual = list(chain(*(raw.ravel().tolist() for raw in scorer.forward(encoded))))
     fault = different_scores(goldens.scores, actual, tolerance=goldens.tolerance, std=std)
     if fault:
         raise BundleError(
@@ -257,6 +270,8 @@ def different_ids(golden: Golden, got: Encoded) -> str:
                 f"completion {k} has {list(expected[at : at + 5])} at token {at} in the bundle and "
                 f"{list(actual[at : at + 5])} here, {len(expected)} tokens and {len(actual)} in all"
             )
+    if golden.step_ends != _group(got).step_ends:
+        return f"steps that end at {golden.step_ends} in the bundle and {_group(got).step_ends} here"
     if golden.prompt_lens != _group(got).prompt_lens:
         return f"prompts of {golden.prompt_lens} tokens in the bundle and {_group(got).prompt_lens} here"
     return ""

@@ -23,6 +23,7 @@ from rmray.errors import BundleError, DataError, ModelError
 from rmray.models.bundle.classifier import load_config, plain_pooling
 from rmray.models.bundle.export import BundleInfo, check_target, export_bundle
 from rmray.models.bundle.files import check_source, tokenizer_with_pad
+from rmray.models.heads import readout_of
 from rmray.models.reward import Unfinished
 from rmray.schema import ScoreRequest
 
@@ -67,6 +68,12 @@ def import_bundle(
     source = find_model(name_or_dir)
     check_source(source)
     config = load_config(source)
+    if readout_of(config) is not None:
+        raise BundleError(
+            "the model judges tokens or steps, and what it reads as a step is not in its files",
+            where=str(source),
+            next_step="train it with rmray, which records how steps end (objective.name outcome or process)",
+        )
     tokenizer, _ = tokenizer_with_pad(source, config)
     limit = longest_path(config, tokenizer)
     if max_length is not None and max_length < 1:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from rmray.data.batch import TOKEN_READOUTS
 from rmray.data.render import Renderer, RenderRules
 from rmray.data.tokenizer import load_tokenizer, tokenizer_hash
 from rmray.errors import BundleError
@@ -25,13 +26,14 @@ from rmray.models.memory import keep_freed_memory
 from rmray.models.probe import check_packed
 from rmray.models.reward import Reference
 from rmray.models.scorer import ScorerInfo
+from rmray.models.token_scorer import TokenScorer
 
-KINDS = ("scalar",)
+KINDS = ("scalar", "outcome", "process")
 
 
 def load_bundle(
     directory: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, check: bool = True
-) -> HeadScorer:
+) -> HeadScorer | TokenScorer:
     """Load DIR on `device`, ready to score.
 
     dtype: of the base model's weights, None for float32 on a CPU and bfloat16 on an accelerator that has it; the head
@@ -53,6 +55,7 @@ def load_bundle(
         name=manifest.name,
         kind=manifest.kind,
         pooling=manifest.pooling,
+        aggregate=manifest.aggregate,
         reference=manifest.reference,
         model_version=manifest.model_version,
         device=device,
@@ -86,11 +89,12 @@ def open_scorer(
     name: str,
     kind: str,
     pooling: str,
+    aggregate: str,
     reference: Reference,
     model_version: str,
     device: torch.device,
     dtype: torch.dtype,
-) -> HeadScorer:
+) -> HeadScorer | TokenScorer:
     """The Scorer of model files that have been looked at; raises BundleError as `load_classifier` does."""
     if device.type == "cpu":
         keep_freed_memory()
@@ -101,6 +105,10 @@ def open_scorer(
     info = ScorerInfo(
         name, kind, model_version, reference.hash, encoder.tokenizer_hash, encoder.renderer.rules.max_length
     )
+    if pooling in TOKEN_READOUTS:
+        return TokenScorer(
+            backbone, encoder, info=info, pooling=pooling, aggregate=aggregate, reference=reference, device=device
+        )
     return HeadScorer(backbone, encoder, info=info, pooling=pooling, reference=reference, device=device)
 
 
@@ -127,6 +135,7 @@ def check_manifest(directory: Path, manifest: BundleManifest) -> None:
         pooling=manifest.pooling,
         unfinished=manifest.unfinished,
         reference_hash=manifest.reference.hash,
+        aggregate=manifest.aggregate,
     )
     if version != manifest.model_version:
         raise BundleError(

@@ -26,6 +26,7 @@ GOLDENS_NAME = "goldens.json"
 CARD_NAME = "README.md"
 
 PLAIN = "AutoModelForSequenceClassification"
+PLAIN_TOKENS = "AutoModelForTokenClassification"
 RMRAY_ONLY = "rmray"
 
 
@@ -34,7 +35,9 @@ class BundleManifest:
     """rmray.json, field by field.
 
     format: of this record; min_rmray: the first rmray that reads it; created_by: the rmray that wrote it.
-    kind: `scalar`. objective: the training objective, or `imported`. pooling: `last`, `mean`, `first`.
+    kind: `scalar`, `outcome`, `process`. objective: the training objective, or `imported`. pooling: `last`, `mean`,
+    `first`; of outcome models `tokens`, of process models `steps`. aggregate: what makes one raw score of such models'
+    probabilities, `mean`, `min` or `product`; empty for a scalar.
     loads_with: the transformers class that gives the same scores, or `rmray` where none does.
     head: the head's weight in the files. head_trained: False for one that was never trained, which is never served.
     dtype: of the weights in the files. render_rules: `RenderRules` as a dict. pad: how the pad token was chosen.
@@ -64,6 +67,7 @@ class BundleManifest:
     format: int = BUNDLE_FORMAT
     min_rmray: str = MIN_RMRAY
     created_by: str = f"rmray {__version__}"
+    aggregate: str = ""
 
 
 def read_manifest(directory: Path) -> BundleManifest:
@@ -165,6 +169,7 @@ def model_version_of(
     pooling: str,
     unfinished: Unfinished,
     reference_hash: str,
+    aggregate: str = "",
 ) -> str:
     """16 hex: content hash of the weights, the model's config and every rule that decides a reward.
 
@@ -178,5 +183,6 @@ def model_version_of(
         "pooling": pooling,
         "unfinished": asdict(unfinished),
         "reference": reference_hash,
+        "aggregate": aggregate,
     }
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]

@@ -38,6 +38,7 @@ def reference_statistics(
         encoded = scorer.encode(requests[start : start + CHUNK_REQUESTS])
         num_failed += sum(isinstance(slot, ScoreFailure) for e in encoded for slot in e.slots)
         for batch in batches_by_tokens([e.num_tokens for e in encoded], max_batch_tokens):
-            for raw in scorer.forward([encoded[i] for i in batch]):
-                scores.extend(raw.tolist())
+            chosen = [encoded[i] for i in batch]
+            for of, raw in zip(chosen, scorer.forward(chosen), strict=True):
+                scores.extend(scorer.completion_scores(of, raw))
     return reference_of_scores(scores, source=source, hash=hash_of_requests(requests), num_failed=num_failed)

@@ -165,7 +165,7 @@ def test_golden_that_renders_to_other_ids_says_where(damaged: Path) -> None:
 
 
 def test_golden_score_that_differs_says_by_how_much(damaged: Path) -> None:
-    edit_golden(damaged, scores=lambda scores: [scores[0] + 2e-5, *scores[1:]])
+    edit_golden(damaged, scores=lambda scores: [[scores[0][0] + 2e-5], *scores[1:]])
     refused(damaged, r"goldens score differently here: 1 of \d+ by more than 1e-05, up to 2e-05")
 
 

@@ -20,7 +20,7 @@ from rmray.models.bundle.card.markdown import (
     public_name,
     table,
 )
-from rmray.models.bundle.manifest import PLAIN, BundleManifest
+from rmray.models.bundle.manifest import PLAIN, PLAIN_TOKENS, BundleManifest
 
 HASH_DIGITS = 12
 
@@ -49,7 +49,7 @@ reward = (score(ids) - MEAN) / STD
 
 # These conversations must give these scores: if they do, this is the model that was exported.
 for item in json.loads(Path(DIR, "goldens.json").read_text(encoding="utf-8"))["items"]:
-    for ids, expected in zip(item["token_ids"], item["scores"]):
+    for ids, (expected,) in zip(item["token_ids"], item["scores"]):
         assert abs(score(ids) - expected) < 1e-4
 """
 
@@ -88,6 +88,13 @@ def loading(manifest: BundleManifest, facts: CardFacts) -> list[str]:
         "```",
         "",
     ]
+    if manifest.loads_with == PLAIN_TOKENS:
+        judged = "each completion token" if manifest.kind == "outcome" else "the last token of each step"
+        sentence = (
+            f"`{PLAIN_TOKENS}` loads it and gives the same logits: {judged} is read, as goldens.json shows. "
+            "Finding those tokens and making a reward of what they say is left to rmray."
+        )
+        return [*lines, sentence, ""]
     if manifest.loads_with != PLAIN:
         pooling = md(manifest.pooling)
         return [*lines, f"No transformers class reads this pooling ({pooling}): load it with rmray.", ""]

@@ -1,0 +1,123 @@
+"""TokenScorer: the Scorer of outcome and process models. Made by `bundle.load_bundle`; used wherever a Scorer is.
+
+Legend: S tokens or steps of the paths of one request, C probabilities of each: of a token that of being right, of a
+step that of each class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+import numpy as np
+import torch
+
+from rmray.data.batch import build_batch, read_places
+from rmray.data.group import TokenGroup
+from rmray.data.render import Renderer
+from rmray.metrics.aggregates import Aggregates, aggregate
+from rmray.metrics.process import called_labels, first_error
+from rmray.models.backbone import RewardBackbone
+from rmray.models.head_scorer import RequestEncoder, result_of
+from rmray.models.probabilities import RIGHT, step_probabilities, token_probabilities
+from rmray.models.reward import Reference
+from rmray.models.scorer import Encoded, RawScores, ScorerInfo
+from rmray.schema import ItemResult, ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult
+
+
+class TokenScorer:
+    """Renders, runs the packed forward, and makes one score of a completion's probabilities: a Scorer.
+
+    pooling: `tokens` for an outcome model, `steps` for a process model. aggregate: `mean`, `min` or `product`, which of
+    them is the raw score. The rest as in `HeadScorer`.
+    """
+
+    def __init__(
+        self,
+        backbone: RewardBackbone,
+        encoder: RequestEncoder,
+        *,
+        info: ScorerInfo,
+        pooling: str,
+        aggregate: str,
+        reference: Reference,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.info = info
+        self.backbone = backbone
+        self.encoder = encoder
+        self.pooling = pooling
+        self.aggregate = aggregate
+        self.reference = reference
+        self.device = torch.device(device)
+
+    @property
+    def renderer(self) -> Renderer:
+        return self.encoder.renderer
+
+    def encode(self, requests: Sequence[ScoreRequest]) -> list[Encoded]:
+        """Render and tokenise on the CPU; see `RequestEncoder`."""
+        return self.encoder.encode(requests)
+
+    def forward(self, batch: Sequence[Encoded]) -> list[RawScores]:
+        """One packed forward. For each element the float64 probabilities [S] of its tokens being right, or [S, C] of
+        its steps' classes, path after path."""
+        groups = [e.group for e in batch if e.group is not None]
+        shape = (0, RIGHT + 1) if self.pooling == "steps" else (0,)
+        probabilities = np.zeros(shape)
+        if groups:
+            # Entered here, on the thread that runs the forward: torch keeps inference mode per thread.
+            with torch.inference_mode():
+                flat = build_batch(groups, pooling=self.pooling).to(self.device)
+                logits = self.backbone(flat).double().cpu().numpy()
+            probabilities = step_probabilities(logits) if self.pooling == "steps" else token_probabilities(logits)
+        counts = [sum(self._num_read(e.group)) if e.group else 0 for e in batch]
+        return np.split(probabilities, np.cumsum(counts[:-1])) if counts else []
+
+    def completion_scores(self, encoded: Encoded, raw: RawScores) -> list[float]:
+        """The raw score of each path of `encoded.group`; NaN where a probability is not finite."""
+        return [self._score(probabilities) for probabilities in self._by_path(encoded, raw)]
+
+    def decode(self, encoded: Encoded, raw: RawScores) -> ScoreResponse:
+        """raw: as `forward` gives it. K results in the order of the request's completions."""
+        paths = self._by_path(encoded, raw)
+        results = [
+            slot if isinstance(slot, ScoreFailure) else self._result(encoded, k, slot, paths[slot])
+            for k, slot in enumerate(encoded.slots)
+        ]
+        return ScoreResponse(results=tuple(results), id=encoded.request.id)
+
+    def _result(self, encoded: Encoded, k: int, slot: int, probabilities: RawScores) -> ItemResult:
+        raw = self._score(probabilities)
+        result = result_of(encoded, k, slot, raw, self.info, self.reference, self.encoder.unfinished)
+        if not isinstance(result, ScoreResult):
+            return result
+        right = self._right(probabilities)
+        mean, least, product = aggregate(right)
+        return replace(
+            result,
+            token_scores=tuple(right.tolist()),
+            prob_mean=mean,
+            prob_min=least,
+            prob_product=product,
+            first_error=first_error(called_labels(probabilities)) if self.pooling == "steps" else None,
+        )
+
+    def _score(self, probabilities: RawScores) -> float:
+        right = self._right(probabilities)
+        if not np.isfinite(right).all():
+            return float("nan")
+        aggregates: Aggregates = aggregate(right)
+        return float(getattr(aggregates, self.aggregate))
+
+    def _right(self, probabilities: RawScores) -> RawScores:
+        return probabilities[:, RIGHT] if self.pooling == "steps" else probabilities
+
+    def _num_read(self, group: TokenGroup) -> list[int]:
+        return [len(read_places(group, k, self.pooling)) for k in range(group.num_completions)]
+
+    def _by_path(self, encoded: Encoded, raw: RawScores) -> list[RawScores]:
+        if encoded.group is None:
+            return []
+        return np.split(raw, list(accumulate(self._num_read(encoded.group)))[:-1])
