@@ -240,9 +240,9 @@ class ScoreResult:
 
     Of outcome and process models: token_scores: the probability of being right, of each completion token or each step,
     in [0, 1]; prob_mean, prob_min, prob_product: of them. Of process models: step_labels: each step's most likely
-    label, -1 wrong, 0 neutral, 1 right; first_error: number of the first step that is most likely wrong, from 0; -1
-    where none is. Of ensembles: member_scores: each member's reward; disagreement: their population standard
-    deviation. None where the model is of another kind.
+    label, -1 wrong, 0 neutral, 1 right, 2 where two are equally likely; first_error: number of the first step that is
+    most likely wrong, from 0; -1 where none is. Of ensembles: member_scores: each member's reward; disagreement: their
+    population standard deviation. None where the model is of another kind.
     """
 
     raw: float
