@@ -64,11 +64,11 @@ def evaluate_files(
     )
 
 
-def check_data(data: Sequence[str], columns: Mapping[str, str] | None, *, objective: str = _OBJECTIVE) -> None:
+def check_data(data: Sequence[str], columns: Mapping[str, str] | None) -> None:
     """Raise where a file is not there or the mapping is wrong: told before minutes of loading."""
     if not data:
         raise DataError("no data to evaluate on", next_step="name at least one file")
-    check_source(objective, columns or {})
+    check_source(_OBJECTIVE, columns or {})
     for source in data:
         find_files(source)
 

@@ -39,7 +39,7 @@ def evaluate_labelled_files(
     The rest is as in `evaluation.files`. Raises ConfigError or DataError where a file cannot be read or holds nothing
     that could be scored.
     """
-    check_data(data, columns, objective=kind)
+    check_data(data, columns)
     texts = read_texts(train, columns or {}, kind=kind) if train else None
     records = islice(read_labelled(data, columns or {}, kind=kind), limit)
     log = score_labelled(source, records, sample_texts=texts is not None, on_progress=on_progress)

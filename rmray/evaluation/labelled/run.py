@@ -12,7 +12,7 @@ from rmray.errors import RowError
 from rmray.evaluation.labelled.answer import LabelledExample
 from rmray.evaluation.labelled.log import LabelledLog
 from rmray.evaluation.source import RewardSource
-from rmray.schema import OutcomeExample, ScoreRequest, request_of_own_ids
+from rmray.schema import request_of
 
 LabelledRecord = tuple[str, int, LabelledExample | RowError]
 """Row id, line in its file, and what was read there."""
@@ -38,7 +38,7 @@ def score_labelled(
     rows_left = iter(records)
     while rows := list(islice(rows_left, records_at_once)):
         requests = [
-            labelled_request(record, source.info.tokenizer_hash, row_id)
+            request_of(record, source.info.tokenizer_hash, id=row_id)
             for row_id, _, record in rows
             if not isinstance(record, RowError)
         ]
@@ -52,9 +52,3 @@ def score_labelled(
         if on_progress is not None:
             on_progress(log.num_rows)
     return log
-
-
-def labelled_request(record: LabelledExample, tokenizer_hash: str, row_id: str | None = None) -> ScoreRequest:
-    """The request that scores the record's completion, a solution as its steps; its id is the row's."""
-    completion = record.completion if isinstance(record, OutcomeExample) else record.steps
-    return request_of_own_ids(record.prompt, (completion,), tokenizer_hash, id=row_id)
