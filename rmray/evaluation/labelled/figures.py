@@ -96,11 +96,13 @@ def chance_notes(auc_low: float | None, auc_high: float | None, what: str) -> It
 
 
 def rival_notes(auc_low: float | None, baselines: dict[str, float | None]) -> Iterator[str]:
-    """Of what reads no meaning and is not clearly beaten. An AUC below 0.5 tells as much, turned round."""
-    for name, said in (("length_rule_auc", "Length alone"), ("bag_of_words_auc", "A bag of words")):
-        auc = baselines.get(name)
-        if auc is not None and auc_low is not None and auc_low <= max(auc, 1 - auc):
-            yield f"{said} has an AUC of {auc:.3f}: the model is not clearly better."
+    """Of what reads no meaning and is not clearly beaten. Length tells as much where shorter ones are right."""
+    length, words = baselines["length_rule_auc"], baselines["bag_of_words_auc"]
+    if length is not None and auc_low is not None and auc_low <= max(length, 1 - length):
+        way = "longer" if length >= CHANCE else "shorter"
+        yield f"'{way} is right' has an AUC of {max(length, 1 - length):.3f}: the model is not clearly better."
+    if words is not None and auc_low is not None and auc_low <= words:
+        yield f"A bag of words has an AUC of {words:.3f}: the model is not clearly better."
 
 
 def prompt_notes(prompts: int) -> Iterator[str]:

@@ -71,7 +71,11 @@ def _process_rows(m: ProcessMetrics) -> list[Row]:
 
 
 def _baseline_rows(e: LabelledEvaluation) -> list[Row]:
-    named = (("length-only rule", "length_rule", "AUC of 'longer is right'"), ("bag of words", "bag_of_words", "AUC"))
+    fitted = e.details["bag_of_words"]["fitted_texts"]
+    named = (
+        ("length-only rule", "length_rule", "AUC of 'longer is right'"),
+        ("bag of words", "bag_of_words", f"AUC; fitted on {fitted} training texts" if fitted else "not fitted"),
+    )
     return [
         (name, *(e.baselines[f"{key}_{end}"] for end in ("auc", "auc_low", "auc_high")), meaning)  # type: ignore[misc]
         for name, key, meaning in named

@@ -117,7 +117,7 @@ def test_a_reader_is_told_what_a_figure_does_not_say():
     coin = evaluated([outcome(f"{0.3 + 0.4 * (i % 2)}", i % 4 < 2, f"p{i}") for i in range(40)])
     assert "The AUC of completions cannot be told from chance, 0.5." in coin.notes
     longer = evaluated([outcome("0.9 0.9" if i % 2 else "0.1", bool(i % 2), f"p{i}") for i in range(40)])
-    assert any("Length alone has an AUC of 1.000" in note for note in longer.notes)
+    assert any("'longer is right' has an AUC of 1.000" in note for note in longer.notes)
 
 
 def test_the_bag_of_words_learns_from_training_texts_of_other_prompts():

@@ -81,7 +81,7 @@ def _chart(model: View) -> Chart | None:
 
 def _outcome_figures(model: View) -> list[tuple[str, str, str]]:
     return [
-        ("Accuracy", words.with_interval(model, "accuracy"), "at a probability of 0.5"),
+        _with_interval("Accuracy", model, "accuracy", "at a probability of 0.5"),
         ("Majority", words.share(model.num("majority_accuracy")), "accuracy of always the more frequent label"),
         ("ECE", words.figure(model.num("ece")), "calibration error; 0 is calibrated"),
         ("Brier", words.figure(model.num("brier")), "0.25 is a coin's; lower is better"),
@@ -95,9 +95,9 @@ def _process_figures(model: View) -> list[tuple[str, str, str]]:
          f"first wrong step named, of {words.count(model.count('error_solutions'), 'solution')}"),
         ("Accuracy, right", words.share(model.num("right_accuracy")),
          f"no step named, of {words.count(model.count('right_solutions'), 'solution')}"),
-        ("Step accuracy", words.with_interval(model, "step_accuracy"), "wrong, neutral or right"),
+        _with_interval("Step accuracy", model, "step_accuracy", "wrong, neutral or right"),
         ("Majority", words.share(model.num("majority_accuracy")), "accuracy of always the most frequent label"),
-        ("Step AUC", words.with_interval(model, "step_auc"), "right steps against wrong ones"),
+        _with_interval("Step AUC", model, "step_auc", "right steps against wrong ones"),
         ("Two-way accuracy", words.share(model.num("two_way_accuracy")), "wrong and right steps, at 0.5"),
         *((f"Recall, {name}", words.share(model.num(f"{name}_recall")),
            f"of {words.count(model.count(f'{name}_steps'), 'step')}") for name in ("wrong", "neutral", "right")),
@@ -109,9 +109,13 @@ def _rival_figures(model: View) -> list[tuple[str, str, str]]:
     rivals, fitted = baselines(model), model.part("bag_of_words").count("fitted_texts")
     taught = f"AUC; fitted on {words.count(fitted, 'training text')}" if fitted else "not fitted"
     return [
-        ("Length-only rule", words.with_interval(rivals, "length_rule_auc"), "AUC of “longer is right”"),
-        ("Bag of words", words.with_interval(rivals, "bag_of_words_auc"), taught),
+        _with_interval("Length-only rule", rivals, "length_rule_auc", "AUC of “longer is right”"),
+        _with_interval("Bag of words", rivals, "bag_of_words_auc", taught),
     ]
+
+
+def _with_interval(name: str, view: View, key: str, meaning: str) -> tuple[str, str, str]:
+    return name, words.share(view.num(key)), f"{words.interval(view, key)} {meaning}".strip()
 
 
 def probabilities(model: View) -> Section:
