@@ -13,9 +13,9 @@ from rmray.evaluation.record import evaluation_json
 from rmray.metrics.outcome import OutcomeMetrics
 from rmray.metrics.process import ProcessMetrics
 
-LABELLED = ("outcome", "process")
-"""Kinds of records that are labelled; a model of such a kind reads its own."""
 Kind = Literal["outcome", "process"]
+LABELLED: tuple[Kind, ...] = ("outcome", "process")
+"""Kinds of records that are labelled; a model of such a kind reads its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
