@@ -58,8 +58,8 @@ def evaluate_shares(
         for rows in shares:
             scores_S = engine.forward(build_batch([row.group for row in rows], pooling=pooling))
             done.append(detached(objective.terms(scores_S, objective.targets(rows))))
-            sizes = np.cumsum([objective.num_scores(row) for row in rows])[:-1]
-            own.extend(read(rows, np.split(scores_S.double().cpu().numpy(), sizes)))
+            ends = np.cumsum([objective.num_scores(row) for row in rows], dtype=np.int64)
+            own.extend(read(rows, np.split(scores_S.double().cpu().numpy(), ends)[: len(rows)]))
     scored = sorted(item for part in ranks.gather(own) for item in part)
     if not scored:
         return None

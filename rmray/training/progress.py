@@ -23,6 +23,13 @@ from rich.text import Text
 from rmray.training.events import EVENTS_FILE
 from rmray.training.metrics_log import METRICS_FILE
 
+EVALUATED = {
+    "eval_accuracy": "accuracy",
+    "eval_auc": "AUC",
+    "eval_first_error_f1": "first-error F1",
+    "eval_ece": "ECE",
+}
+"""Held-out figures that a person is shown, where an objective has them."""
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_LOOKS = 0.3
 BAR_WIDTH = 24
@@ -60,17 +67,28 @@ def format_step(line: Mapping[str, Any], num_steps: int, seconds_left: float | N
         return f"step {line['step'] + 1}/{num_steps}  skipped: loss or gradient not finite"
     return (
         f"step {line['step'] + 1}/{num_steps}  loss {_number(line['loss'], 4)}  accuracy {_number(line['accuracy'], 3)}"
-        f"  {_number(line['pairs_per_s'], 1)} pairs/s  ETA {format_seconds(seconds_left)}"
+        f"  {_pace(line)}  ETA {format_seconds(seconds_left)}"
     )
+
+
+def _pace(line: Mapping[str, Any]) -> str:
+    """Pairs, or completions where none are compared."""
+    if line["pairs"] or not line["comparisons"]:
+        return f"{_number(line['pairs_per_s'], 1)} pairs/s"
+    return f"{_number(line['comparisons_per_s'], 1)} completions/s"
 
 
 def format_evaluation(line: Mapping[str, Any]) -> str:
     """One held-out evaluation as a person reads it."""
-    return (
-        f"held out at step {line['step'] + 1}: loss {_number(line['eval_loss'], 4)}  accuracy "
-        f"{_number(line['eval_accuracy'], 3)} [{_number(line['eval_accuracy_low'], 3)}, "
-        f"{_number(line['eval_accuracy_high'], 3)}]  ECE {_number(line['eval_ece'], 3)}"
+    figures = "".join(
+        f"  {name} {_number(line[key], 3)}{_interval(line, key)}" for key, name in EVALUATED.items() if key in line
     )
+    return f"held out at step {line['step'] + 1}: loss {_number(line['eval_loss'], 4)}{figures}"
+
+
+def _interval(line: Mapping[str, Any], key: str) -> str:
+    low, high = line.get(f"{key}_low"), line.get(f"{key}_high")
+    return "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
 
 
 def format_event(event: Mapping[str, Any]) -> str | None:

@@ -22,7 +22,7 @@ def step_result(step: int, **figures: Any) -> StepResult:
     """A sound step of 64 pairs, but for what `figures` says."""
     sound = {
         "epoch": 0, "lr": 1e-5, "loss": 0.6, "accuracy": 0.7, "margin": 0.4, "mean_chosen": 0.3, "mean_rejected": -0.1,
-        "score_std": 1.0, "score_min": -2.0, "score_max": 2.0, "grad_norm": 1.0, "ties": 0, "pairs": 64,
+        "score_std": 1.0, "score_min": -2.0, "score_max": 2.0, "grad_norm": 1.0, "ties": 0, "pairs": 64, "units": 64,
         "comparisons": 64, "tokens": 6400, "row_ids_hash": "ab", "applied": True, "gap_max": 3.0,
     }  # fmt: skip
     return StepResult(step=step, **(sound | figures))

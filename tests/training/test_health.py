@@ -20,10 +20,11 @@ from rmray.data.shares import StepShare
 from rmray.training.collate import collate
 from rmray.training.engine import EngineSettings, TorchEngine
 from rmray.training.health import HealthMonitor, HealthWarning, WatchHealth
+from rmray.training.held_out_figures import evaluate_shares
 from rmray.training.loop import Progress
 from rmray.training.metrics_log import read_metrics
 from rmray.training.objective import Objective
-from rmray.training.step import evaluate_shares, train_step
+from rmray.training.step import train_step
 from tests.training.curves import WARMUP, evaluation, replay, simulated_run, step_result
 from tests.training.toys import VOCAB, ToyBackbone
 

@@ -19,8 +19,9 @@ from rmray.data.shares import StepShare
 from rmray.models.backbone import RewardBackbone
 from rmray.training.collate import collate
 from rmray.training.engine import EngineSettings, TorchEngine
+from rmray.training.held_out_figures import evaluate_shares
 from rmray.training.objective import Objective
-from rmray.training.step import evaluate_shares, train_step
+from rmray.training.step import train_step
 from tests.models.architectures import ARCHITECTURES, VOCAB, build
 from tests.models.batches import random_groups
 

@@ -24,8 +24,9 @@ from rmray.errors import TrainingError
 from rmray.training import step as step_module
 from rmray.training.collate import collate
 from rmray.training.engine import EngineSettings, Ranks, TorchEngine, Update
+from rmray.training.held_out_figures import evaluate_shares
 from rmray.training.objective import Objective
-from rmray.training.step import StepResult, evaluate_shares, train_step
+from rmray.training.step import StepResult, train_step
 from tests.spawn import run_ranks
 
 
@@ -259,8 +260,8 @@ class Waits(TorchDispatchMode):
 def test_nothing_is_read_from_the_device_before_the_end_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     waits, at_fetch = Waits(), []
     engine = engine_of([2, 1.5, 3, 0.5])
-    fetch = step_module._over_ranks
-    monkeypatch.setattr(step_module, "_over_ranks", lambda *a: at_fetch.append(waits.count) or fetch(*a))
+    fetch = step_module.over_ranks
+    monkeypatch.setattr(step_module, "over_ranks", lambda *a: at_fetch.append(waits.count) or fetch(*a))
     with waits:
         step_of(engine, share([row("a", (0, 2))], [row("b", (1, 3))]))
     assert at_fetch == [0]

@@ -49,6 +49,25 @@ def save_classifier(base: Path, directory: Path, *, num_labels: int = 1, dtype: 
     return directory
 
 
+def save_token_classifier(base: Path, directory: Path, pooling: str) -> Path:
+    """A token classifier over the weights of `base` as training saves it, attention and head scaled likewise."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from rmray.models.base import load_reward_model
+
+    model = load_reward_model(base, dtype=torch.float32, pad_id=0, seed=0, pooling=pooling)
+    with torch.no_grad():
+        model.score.weight.normal_(generator=torch.Generator().manual_seed(1))
+        for name, parameter in model.named_parameters():
+            if "q_proj" in name or "k_proj" in name:
+                parameter.mul_(8)
+    model.config.architectures = [type(model).__name__]
+    model.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(base).save_pretrained(directory)
+    return directory
+
+
 @pytest.fixture(scope="session")
 def model_dir(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_classifier(tiny_base, tmp_path_factory.mktemp("trained") / "model")
