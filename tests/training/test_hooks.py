@@ -33,7 +33,8 @@ def progress(
     result = StepResult(
         step=step, epoch=0, lr=0.1, loss=loss, accuracy=0.5, margin=0.1, mean_chosen=0.2, mean_rejected=0.1,
         score_std=1.0, score_min=-1.0, score_max=1.0, gap_max=0.1, grad_norm=2.0, ties=0, pairs=6, units=6,
-        comparisons=6, tokens=60, row_ids_hash="ab", applied=applied, faulty_row_ids=() if applied else ("f:1",), flagged=flagged,
+        comparisons=6, tokens=60, row_ids_hash="ab", applied=applied,
+        faulty_row_ids=() if applied else ("f:1",), flagged=flagged,
     )  # fmt: skip
     return Progress(result, 2.0, is_last)
 
