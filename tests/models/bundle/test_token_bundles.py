@@ -16,9 +16,11 @@ from transformers import AutoModelForTokenClassification
 
 from rmray.cli import main
 from rmray.data.render import RenderRules
+from rmray.data.sources import read_records
 from rmray.data.tokenizer import load_tokenizer
 from rmray.errors import BundleError
 from rmray.evaluation.score_file import score_file
+from rmray.evaluation_file import load_evaluation
 from rmray.metrics.outcome import outcome_metrics
 from rmray.models.bundle import import_bundle, load_bundle, read_manifest
 from rmray.models.bundle.manifest import PLAIN_TOKENS
@@ -26,7 +28,10 @@ from rmray.models.remote import open_remote
 from rmray.models.scorer import score_requests
 from rmray.models.token_scorer import TokenScorer
 from rmray.schema import ScoreFailure, ScoreRequest, ScoreResult, Steps
+from rmray.training.report import report_run
+from tests.data.prepared_sets import random_rows, write_prepared
 from tests.models.bundle.conftest import REFERENCE, reseal, save_token_classifier
+from tests.training.runs import make_job
 
 KINDS = {"outcome": "tokens", "process": "steps"}
 PROMPT = "Question: what is two plus three? "
@@ -285,3 +290,23 @@ def test_a_process_model_is_evaluated_on_steps_and_on_processbench(
     assert result["right_accuracy"] == pytest.approx(np.mean([e == -1 for e in errors[::2]]))
     [found] = result["benchmarks"]
     assert (found["items"], found["unscored"]) == (6, 0), "a step may hold what separates steps of other models"
+
+
+def test_a_finished_run_has_a_page_of_its_own_records(
+    bundles: dict[str, Path], tiny_base: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": f"What is {a} plus 3? ", "steps": [f"It is {a}.", "So five."], "labels": [1, 1 - 2 * (a % 2)]}
+        for a in range(6)
+    ]
+    data = write_rows(tmp_path / "steps.jsonl", rows)
+    write_prepared(tmp_path / "prepared", random_rows(4), eval_rows=random_rows(2))
+    objective = {"name": "process", "aggregate": "min"}
+    sections = {"data": {"train": [data], "eval": [data], "step_separator": "\n"}, "objective": objective}
+    job = make_job(tmp_path / "run", tiny_base, tmp_path / "prepared", **sections)
+    shutil.copytree(bundles["process"], tmp_path / "run" / "bundle")
+    page = report_run(job, [*read_records(data, objective="process")][:4])
+    [model] = load_evaluation(tmp_path / "run" / "evaluation.json")["models"]
+    assert (model["records"], model["solutions"], model["steps"]) == ("process", 4, 8)
+    assert "8 steps of 4 solutions of 4 prompts" in page.read_text()
+    assert "held-out process records of steps.jsonl" in page.read_text()
