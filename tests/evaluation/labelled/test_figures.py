@@ -7,10 +7,13 @@ import pytest
 
 from rmray.errors import DataError, RowError
 from rmray.evaluation.labelled.answer import read_answer
+from rmray.evaluation.labelled.files import labelled_set
+from rmray.evaluation.labelled.log import LabelledLog
 from rmray.metrics.outcome import outcome_metrics
 from rmray.metrics.process import UNTOLD
 from rmray.schema import ScoreFailure, ScoreResult
 from tests.evaluation.labelled.examples import evaluated, outcome, process, strict_json
+from tests.fakes import ArithmeticScorer
 
 
 def test_outcomes_by_hand():
@@ -158,6 +161,15 @@ def test_what_a_result_says_of_an_outcome():
         assert failure.code == code
     failure = ScoreFailure(code="over_length", message="too long")
     assert read_answer(record, failure) is failure
+
+
+def test_the_first_error_that_a_model_names_stands_above_its_steps():
+    log = LabelledLog()
+    for i, label in enumerate((-1, 1)):
+        said = result(token_scores=(0.9, 0.8), step_labels=(1, 1), first_error=1)
+        log.add(f"row:{i}", process(["a", "b"], [1, label], f"p{i}"), said)
+    out = labelled_set(ArithmeticScorer(kind="process").info, log, kind="process").model.metrics
+    assert (out.error_accuracy, out.right_accuracy, out.step_accuracy) == (1.0, 0.0, 0.75)
 
 
 def test_what_a_result_says_of_steps():
