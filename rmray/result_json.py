@@ -13,7 +13,7 @@ from rmray.schema import ItemResult, ScoreFailure, ScoreResult
 
 LISTS = ("token_scores", "member_scores")
 NUMBERS = ("prob_mean", "prob_min", "prob_product", "disagreement")
-DETAILS = (*LISTS, *NUMBERS, "first_error")
+DETAILS = (*LISTS, *NUMBERS, "first_error", "step_labels")
 """What some kinds of model tell beside the score; left out where a model does not."""
 
 
@@ -33,7 +33,7 @@ def result_to_json(result: ItemResult) -> dict[str, Any]:
         "truncated": result.truncated,
         "model_version": result.model_version,
         "reference": result.reference,
-        **{name: list(value) if name in LISTS else value for name, value in details.items()},
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in details.items()},
     }
 
 
@@ -66,6 +66,8 @@ def details_from_json(entry: Mapping[str, Any]) -> dict[str, Any]:
     details |= {n: float(entry[n]) for n in NUMBERS if entry.get(n) is not None}
     if entry.get("first_error") is not None:
         details["first_error"] = int(entry["first_error"])
+    if entry.get("step_labels") is not None:
+        details["step_labels"] = tuple(map(int, entry["step_labels"]))
     return details
 
 

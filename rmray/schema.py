@@ -239,9 +239,10 @@ class ScoreResult:
     alone, None where the scorer does not say.
 
     Of outcome and process models: token_scores: the probability of being right, of each completion token or each step,
-    in [0, 1]; prob_mean, prob_min, prob_product: of them. first_error: of process models, number of the first step that
-    is most likely wrong, from 0; -1 where none is. Of ensembles: member_scores: each member's reward; disagreement:
-    their population standard deviation. None where the model is of another kind.
+    in [0, 1]; prob_mean, prob_min, prob_product: of them. Of process models: step_labels: each step's most likely
+    label, -1 wrong, 0 neutral, 1 right, 2 where two are equally likely; first_error: number of the first step that is
+    most likely wrong, from 0; -1 where none is. Of ensembles: member_scores: each member's reward; disagreement: their
+    population standard deviation. None where the model is of another kind.
     """
 
     raw: float
@@ -257,6 +258,7 @@ class ScoreResult:
     prob_min: float | None = None
     prob_product: float | None = None
     first_error: int | None = None
+    step_labels: tuple[int, ...] | None = None
     member_scores: tuple[float, ...] | None = None
     disagreement: float | None = None
 

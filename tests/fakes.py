@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from rmray.data.group import group_paths
+from rmray.metrics.aggregates import aggregate
 from rmray.models.scorer import Encoded, RawScores, ScorerInfo
 from rmray.schema import (
     Content,
@@ -15,6 +17,7 @@ from rmray.schema import (
     ScoreRequest,
     ScoreResponse,
     ScoreResult,
+    Steps,
     TokenIds,
     num_chars,
 )
@@ -26,11 +29,22 @@ def text_of(content: Content) -> str:
         return "".join(chr(i) for i in content.ids)
     if isinstance(content, str):
         return content
+    if isinstance(content, Steps):
+        return "".join(content.texts)
     return "".join(str(m.get("content") or "") for m in content)
 
 
+def written_probabilities(content: Content) -> tuple[float, ...]:
+    """Of a text every word that is a number, of steps the first word of each: what is written is what comes out."""
+    words = [text.split()[0] for text in content.texts] if isinstance(content, Steps) else text_of(content).split()
+    return tuple(float(word) for word in words if word.replace(".", "", 1).isdigit())
+
+
 class ArithmeticScorer:
-    """raw = score(prompt text, completion text); a token is a character; over `max_length` is a ScoreFailure."""
+    """raw = score(prompt text, completion text); a token is a character; over `max_length` is a ScoreFailure.
+
+    kind: `outcome` and `process` give `written_probabilities` too.
+    """
 
     def __init__(
         self,
@@ -40,8 +54,9 @@ class ArithmeticScorer:
         mean: float = 0.0,
         std: float = 1.0,
         version: str = "fake-1",
+        kind: str = "scalar",
     ) -> None:
-        self.info = ScorerInfo("fake", "scalar", version, "fake-reference", "fake-tokenizer", max_length)
+        self.info = ScorerInfo("fake", kind, version, "fake-reference", "fake-tokenizer", max_length)
         self._score, self._mean, self._std = score, mean, std
 
     def encode(self, requests: Sequence[ScoreRequest]) -> list[Encoded]:
@@ -76,7 +91,22 @@ class ArithmeticScorer:
         ]
 
     def decode(self, encoded: Encoded, raw: RawScores) -> ScoreResponse:
-        return ScoreResponse(results=tuple(self._result(s, raw) for s in encoded.slots), id=encoded.request.id)
+        results = [
+            self._with_details(self._result(slot, raw), completion)
+            for slot, completion in zip(encoded.slots, encoded.request.completions, strict=True)
+        ]
+        return ScoreResponse(results=tuple(results), id=encoded.request.id)
+
+    def _with_details(self, result: ItemResult, completion: Content) -> ItemResult:
+        if self.info.kind not in ("outcome", "process") or isinstance(result, ScoreFailure):
+            return result
+        probs = written_probabilities(completion)
+        mean, low, product = aggregate(probs)
+        told = replace(result, token_scores=probs, prob_mean=mean, prob_min=low, prob_product=product)
+        if self.info.kind == "outcome":
+            return told
+        labels = tuple(1 if p > 0.6 else 0 if p > 0.4 else -1 for p in probs)
+        return replace(told, step_labels=labels, first_error=labels.index(-1) if -1 in labels else -1)
 
     def _result(self, slot: int | ScoreFailure, raw: RawScores) -> ItemResult:
         if isinstance(slot, ScoreFailure):

@@ -21,6 +21,7 @@ DETAILED = replace(
     prob_min=0.5,
     prob_product=0.45,
     first_error=-1,
+    step_labels=(1, 0),
     member_scores=(1.0, 1.5),
     disagreement=0.25,
 )

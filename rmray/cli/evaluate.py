@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmray.cli.columns import add_data_arguments, columns_of, named_values
+from rmray.cli.evaluate_labelled import MODELS, bundle_kinds, labelled_kind, records_argument, run_labelled
 from rmray.cli.judge import JUDGE_HELP
 from rmray.cli.numbers import count, seed
 from rmray.cli.remote import check_remote, open_remotes, remote_arguments
@@ -40,8 +41,9 @@ def evaluate_arguments(parser: ArgumentParser) -> None:
     models.add_argument("--judge", metavar="FILE", help=JUDGE_HELP, **many)
     models.add_argument("--scores", metavar="FILE", help="files of scores, as `rmray score` writes them", **many)
     models.add_argument("--rule", metavar="NAME", help="plain rules to stand beside: length, shortness", **many)
-    add_data_arguments(parser, "--data", "preference files, saved datasets or Hub ids")
-    parser.add_argument("--train", metavar="FILE", help="what the model learned from, for the surface baseline", **many)
+    add_data_arguments(parser, "--data", "files of comparisons or of labelled records, saved datasets or Hub ids")
+    records_argument(parser)
+    parser.add_argument("--train", metavar="FILE", help="what the model learned from, for the baselines", **many)
     parser.add_argument("--limit", type=count, metavar="N", help="evaluate on the first N rows alone")
     parser.add_argument(
         "--adversarial", type=count, metavar="N", help="put flaws and dress-up into N comparisons and score those too"
@@ -69,8 +71,19 @@ def run_evaluate(arguments: Namespace) -> Result:
     check_data(arguments.data, columns)
     benchmarks = named_values(arguments.benchmark, what="NAME=FILE", where="--benchmark")
     _check(arguments, benchmarks)
+    kind = labelled_kind(arguments, bundle_kinds(arguments.bundle))
     page = open_page(arguments)
     sources = [] if arguments.workers else _open(arguments)
+    if kind := kind or labelled_kind(arguments, [source.info.kind for source in sources]):
+        return run_labelled(
+            sources[0],
+            arguments,
+            kind=kind,
+            columns=columns,
+            page=page,
+            benchmarks=partial(_benchmarks, files=benchmarks, seed=arguments.seed),
+            on_progress=_progress(),
+        )
     evaluations = _evaluate(sources, arguments, columns) if sources else _evaluate_distributed(arguments, columns)
     print_evaluations(evaluations)
     if page:
@@ -94,7 +107,7 @@ def _check(arguments: Namespace, benchmarks: Mapping[str, list[str]]) -> None:
     from rmray.evaluation.benchmarks import find_benchmark
     from rmray.evaluation.source import RULES
 
-    if not any(getattr(arguments, name) for name in ("bundle", "served", "remote", "judge", "scores", "rule")):
+    if not any(getattr(arguments, name) for name in MODELS):
         raise ConfigError("no model to evaluate", next_step="give --bundle, --served, --judge, --scores or --rule")
     check_remote(arguments)
     if arguments.url and not arguments.served:

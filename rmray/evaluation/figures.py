@@ -10,6 +10,7 @@ import numpy as np
 
 from rmray.errors import DataError
 from rmray.evaluation import sections
+from rmray.evaluation.left_out import counted, left_out_notes, quarantine_examples
 from rmray.evaluation.pair_log import PairLog, WrongPair
 from rmray.evaluation.record import Evaluation, reading_notes
 from rmray.evaluation.source import RULE
@@ -92,11 +93,7 @@ def summarize(
             "surface_forms": sections.surface_forms(columns, seed=seed),
             "best_of_n": sections.best_of_n_curve(log.groups, seed=seed),
             "worst": [_worst_json(pair, score_tokens(pair)) for pair in log.worst()],
-            "quarantine_examples": {
-                key.removeprefix("quarantined "): text
-                for key, text in sorted(log.examples.items())
-                if key.startswith("quarantined ")
-            },
+            "quarantine_examples": quarantine_examples(log.examples),
         },
     )
 
@@ -135,23 +132,16 @@ def _counting_notes(log: PairLog) -> Iterator[str]:
         yield f"Comparisons that another one contradicts: {contradictions}."
     if log.unscored_pairs:
         yield f"{log.unscored_pairs} pairs are left out, because a completion has no score."
-    for code, count in sorted(log.failed.items()):  # by code: a cluster's parts come in any order
-        yield f"No score ({code}): {_counted(count, 'completion')}, the first at {log.examples[f'failed {code}']}"
-    for code, count in sorted(log.quarantined.items()):
-        yield f"Quarantined ({code}): {_counted(count, 'row')}, the first at {log.examples[f'quarantined {code}']}"
+    yield from left_out_notes(log.quarantined, log.failed, log.examples)
 
 
 def _nothing_scored(log: PairLog, name: str) -> DataError:
     if not log.num_rows:
         return DataError("there is nothing to evaluate", why="not one row was read", next_step="check the data's path")
-    counts = f"{_counted(log.num_rows, 'row')} read"
+    counts = f"{counted(log.num_rows, 'row')} read"
     return DataError(
         "no pair could be scored",
         where=name,
         why=" ".join([f"{counts}.", *_counting_notes(log)]),
         next_step="mend the rows named, or the mapping",
     )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

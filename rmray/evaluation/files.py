@@ -20,7 +20,7 @@ from rmray.schema import Comparison
 if TYPE_CHECKING:
     import torch
 
-# Ranking a comparison needs its order and nothing else, so every bundle is read the same kind of record.
+# Ranking a comparison needs its order and nothing else, so all that compare are read the same kind of record.
 _OBJECTIVE = "bradley_terry"
 
 
@@ -67,7 +67,7 @@ def evaluate_files(
 def check_data(data: Sequence[str], columns: Mapping[str, str] | None) -> None:
     """Raise where a file is not there or the mapping is wrong: told before minutes of loading."""
     if not data:
-        raise DataError("no data to evaluate on", next_step="name at least one preference file")
+        raise DataError("no data to evaluate on", next_step="name at least one file")
     check_source(_OBJECTIVE, columns or {})
     for source in data:
         find_files(source)

@@ -5,7 +5,7 @@ evaluation.json is `EvaluationSet.to_json()`: what `rmray evaluate --output` wri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -99,15 +99,30 @@ class EvaluationSet:
         for i, model in enumerate(models):
             model["adversarial"] = self.adversarial[i] if self.adversarial else None
             model["benchmarks"] = list(self.benchmarks[i]) if self.benchmarks else []
-        return {
-            "format": EVALUATION_FORMAT,
-            "rmray": __version__,
-            "created": self.created,
-            "data": list(self.data),
-            "seed": self.seed,
-            "models": models,
-            "comparisons": [comparison.to_json() for comparison in self.comparisons],
-        }
+        comparisons = [comparison.to_json() for comparison in self.comparisons]
+        return evaluation_json(
+            created=self.created, data=self.data, seed=self.seed, models=models, comparisons=comparisons
+        )
+
+
+def evaluation_json(
+    *,
+    created: str,
+    data: Sequence[str],
+    seed: int,
+    models: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """The envelope of evaluation.json, whatever records the models were evaluated on."""
+    return {
+        "format": EVALUATION_FORMAT,
+        "rmray": __version__,
+        "created": created,
+        "data": list(data),
+        "seed": seed,
+        "models": list(models),
+        "comparisons": list(comparisons),
+    }
 
 
 def accuracy_name(accuracy: float, low: float) -> str:

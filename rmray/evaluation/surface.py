@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from rmray.data.keys import hash64, prompt_key
 from rmray.data.pairs import pairs_of
+from rmray.evaluation.smallest_keys import SmallestKeys
 from rmray.metrics.baselines import surface_difference, surface_gaps
 from rmray.metrics.intervals import clustered_interval
 from rmray.metrics.ranking import Floats
@@ -29,39 +30,25 @@ SampledPairs = tuple[Floats, npt.NDArray[np.uint64]]
 
 
 class SurfaceSample:
-    """Surface differences of the SURFACE_PAIRS pairs with the smallest keys: a fair sample, free of the rows' order."""
+    """Surface differences of the SURFACE_PAIRS pairs with the smallest keys."""
 
     def __init__(self, size: int = SURFACE_PAIRS) -> None:
-        self._size = size
-        self._limit = 2**64
-        self._kept: dict[int, tuple[int, npt.NDArray[np.float32]]] = {}
+        self._kept: SmallestKeys[tuple[int, npt.NDArray[np.float32]]] = SmallestKeys(size)
 
     def offer(self, key: int, prompt: int, chosen: Content, rejected: Content) -> None:
         """Keep a pair, if it is among the smallest so far and has text."""
-        if key < self._limit and not isinstance(chosen, TokenIds) and not isinstance(rejected, TokenIds):
+        if self._kept.wants(key) and not isinstance(chosen, TokenIds) and not isinstance(rejected, TokenIds):
             difference = surface_difference((plain_text(chosen), plain_text(rejected)))
-            self._put([(key, (prompt, difference.astype(np.float32)))])
+            self._kept.put({key: (prompt, difference.astype(np.float32))})
 
     def merge(self, other: SurfaceSample) -> None:
-        self._put(other._kept.items())
-
-    def _put(self, entries: Iterable[tuple[int, tuple[int, npt.NDArray[np.float32]]]]) -> None:
-        self._kept.update(entries)
-        if len(self._kept) >= 2 * self._size:
-            self._cut()
-
-    def _cut(self) -> None:
-        if len(self._kept) > self._size:
-            keys = sorted(self._kept)[: self._size]
-            self._kept = {key: self._kept[key] for key in keys}
-            self._limit = keys[-1] + 1
+        self._kept.merge(other._kept)
 
     def arrays(self) -> SampledPairs:
         """(differences [P, F], prompts [P]), by key."""
-        self._cut()
-        keys = sorted(self._kept)
-        differences = np.array([self._kept[key][1] for key in keys], dtype=np.float64)
-        return differences, np.array([self._kept[key][0] for key in keys], dtype=np.uint64)
+        kept = self._kept.values()
+        differences = np.array([difference for _, difference in kept], dtype=np.float64)
+        return differences, np.array([prompt for prompt, _ in kept], dtype=np.uint64)
 
 
 @dataclass(frozen=True, slots=True)

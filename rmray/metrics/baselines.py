@@ -33,6 +33,8 @@ SURFACE_PATTERNS = {
     "code": r"`",
     "refusals": r"(?i)\b(?:i cannot|i can't|i'm sorry|i am sorry|as an ai)\b",
 }
+WORDS = r"(?u)\w+|[^\w\s]"
+"""Words, numbers and punctuation marks."""
 _COMPILED = tuple(re.compile(p) for p in SURFACE_PATTERNS.values())
 
 
@@ -75,7 +77,7 @@ def bag_of_words_baseline(train: Sequence[TextPair], held_out: Sequence[TextPair
     """
     _check_train(train)
     texts = [text for pair in train for text in pair]
-    vectorizer = CountVectorizer(token_pattern=r"(?u)\w+|[^\w\s]", min_df=2)
+    vectorizer = CountVectorizer(token_pattern=WORDS, min_df=2)
     vectorizer.fit(texts)
     train_difference, held_out_difference = (
         vectorizer.transform([chosen for chosen, _ in pairs])
@@ -83,6 +85,26 @@ def bag_of_words_baseline(train: Sequence[TextPair], held_out: Sequence[TextPair
         for pairs in (train, held_out)
     )
     return _ranking(_fit(train_difference, held_out_difference))
+
+
+def bag_of_words_scores(train: Sequence[str], train_right: Sequence[bool], held_out: Sequence[str]) -> Floats | None:
+    """Log-odds of being right of each held-out text, by logistic regression on word counts, fitted on `train` and
+    whether each of its texts is right.
+
+    The words are those of `bag_of_words_baseline`. None where there is nothing to learn: texts of one kind alone, or no
+    word that occurs in two of them.
+    """
+    vectorizer = CountVectorizer(token_pattern=WORDS)
+    right = np.asarray(train_right, dtype=np.bool_)
+    if right.all() or not right.any():
+        return None
+    counts = vectorizer.fit_transform(train)
+    frequent = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]) >= 2)
+    if not len(frequent):
+        return None
+    model = LogisticRegression(max_iter=2000).fit(counts[:, frequent], right)
+    scores: Floats = model.decision_function(vectorizer.transform(held_out)[:, frequent])
+    return scores
 
 
 def _check_train(train: Sized) -> None:

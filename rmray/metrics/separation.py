@@ -16,7 +16,7 @@ from scipy.stats import norm, rankdata
 from rmray.metrics.ranking import Bools, Floats
 
 RESAMPLES = 2000
-MANY_SCORES = 20_000
+MANY_SCORES = 10_000
 _COUNTS_AT_ONCE = 4_000_000  # bounds memory to some 32 MB a table, whatever the number of scores
 
 

@@ -95,13 +95,15 @@ class TokenScorer:
             return result
         right = self._right(probabilities)
         mean, least, product = aggregate(right)
+        called = called_labels(probabilities) if self.pooling == "steps" else None
         return replace(
             result,
             token_scores=tuple(right.tolist()),
             prob_mean=mean,
             prob_min=least,
             prob_product=product,
-            first_error=first_error(called_labels(probabilities)) if self.pooling == "steps" else None,
+            first_error=None if called is None else first_error(called),
+            step_labels=None if called is None else tuple(called.tolist()),
         )
 
     def _score(self, probabilities: RawScores) -> float:

@@ -1,4 +1,4 @@
-"""The page of a finished run: its bundle on held-out comparisons. Run by `trainer` in a task; no Ray here.
+"""The page of a finished run: its bundle on held-out records. Run by `trainer` in a task; no Ray here.
 
 RUN/evaluation.json and RUN/report.html. `rmray evaluate` makes the same of any data.
 """
@@ -9,14 +9,21 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from rmray.config.train import TrainConfig
 from rmray.data.prepared import load_manifest
 from rmray.errors import DataError
 from rmray.evaluation.adversarial import run_adversarial
 from rmray.evaluation.files import open_bundle, read_surface, shown_names
+from rmray.evaluation.labelled import LABELLED
+from rmray.evaluation.labelled.files import labelled_set, read_texts
+from rmray.evaluation.labelled.record import Kind
+from rmray.evaluation.labelled.run import score_labelled
 from rmray.evaluation.record import save_evaluation
 from rmray.evaluation.report import read_run_facts, write_report
 from rmray.evaluation.run import score_records, side_by_side
+from rmray.evaluation.source import ScorerSource
 from rmray.evaluation.tokens import token_scorer
 from rmray.evaluation_file import EVALUATION_NAME, REPORT_NAME
 from rmray.schema import Comparison
@@ -29,23 +36,33 @@ ADVERSARIAL_SHARE = 0.1
 
 
 def report_run(job: WorkerJob, records: Sequence[SampledRecord]) -> Path:
-    """Evaluate RUN/bundle on comparisons of `sample_records` and write the page; its path.
+    """Evaluate RUN/bundle on records of `sample_records` and write the page; its path.
 
-    Without held-out comparisons they are training ones, and the page says so. Raises DataError where none could be
-    scored.
+    Without held-out records they are training ones, and the page says so. Raises DataError where none could be scored.
     """
-    config, run_dir, prepared_dir = job.config, Path(job.run_dir), Path(job.source.prepared_dir)
-    manifest = load_manifest(prepared_dir)
+    run_dir, manifest = Path(job.run_dir), load_manifest(Path(job.source.prepared_dir))
     held_out = manifest.eval.num_rows > 0
     source = open_bundle(run_dir / BUNDLE_DIR, device=job.choices.device)
+    kind = next((kind for kind in LABELLED if kind == source.info.kind), None)
+    if kind is None:
+        evaluation = _compared(source, job.config, records, held_out=held_out)
+    else:
+        evaluation = _labelled(source, job.config, records, kind=kind, held_out=held_out)
+    save_evaluation(run_dir / EVALUATION_NAME, evaluation)
+    write_report(run_dir / REPORT_NAME, evaluation, run=read_run_facts(run_dir, quarantine=manifest.quarantined))
+    return run_dir / REPORT_NAME
+
+
+def _compared(
+    source: ScorerSource, config: TrainConfig, records: Sequence[SampledRecord], *, held_out: bool
+) -> dict[str, Any]:
     comparisons = [(row_id, line, record) for row_id, line, record in records if isinstance(record, Comparison)]
     logs = score_records([source], comparisons, seed=config.run.seed)
-    data = config.data.eval if held_out and config.data.eval else config.data.train
     evaluations = side_by_side(
         [source.info],
         logs,
         score_tokens=[token_scorer(source)],
-        data=[f"{'held-out' if held_out else 'training'} comparisons of {name}" for name in shown_names(data)],
+        data=_data_names(config, "comparisons", held_out=held_out),
         train=read_surface(config.data.train, config.data.columns) if held_out and config.data.eval else None,
         seed=config.run.seed,
     )
@@ -54,7 +71,19 @@ def report_run(job: WorkerJob, records: Sequence[SampledRecord]) -> Path:
     with contextlib.suppress(DataError):  # token ids have no text to put flaws into
         adversarial = run_adversarial(source, named, max_comparisons=max_comparisons, seed=config.run.seed)
         evaluations = replace(evaluations, adversarial=(adversarial.to_json(),))
-    evaluation = evaluations.to_json()
-    save_evaluation(run_dir / EVALUATION_NAME, evaluation)
-    write_report(run_dir / REPORT_NAME, evaluation, run=read_run_facts(run_dir, quarantine=manifest.quarantined))
-    return run_dir / REPORT_NAME
+    return evaluations.to_json()
+
+
+def _labelled(
+    source: ScorerSource, config: TrainConfig, records: Sequence[SampledRecord], *, kind: Kind, held_out: bool
+) -> dict[str, Any]:
+    labelled = [(row_id, line, record) for row_id, line, record in records if not isinstance(record, Comparison)]
+    train = read_texts(config.data.train, config.data.columns, kind=kind) if held_out and config.data.eval else None
+    log = score_labelled(source, labelled, sample_texts=train is not None)
+    data = _data_names(config, f"{kind} records", held_out=held_out)
+    return labelled_set(source.info, log, kind=kind, data=data, train=train, seed=config.run.seed).to_json()
+
+
+def _data_names(config: TrainConfig, what: str, *, held_out: bool) -> list[str]:
+    data = config.data.eval if held_out and config.data.eval else config.data.train
+    return [f"{'held-out' if held_out else 'training'} {what} of {name}" for name in shown_names(data)]

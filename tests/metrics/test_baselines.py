@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmray.metrics.baselines import SURFACE_PATTERNS, bag_of_words_baseline, surface_baseline, surface_features
+from rmray.metrics.baselines import (
+    SURFACE_PATTERNS,
+    bag_of_words_baseline,
+    bag_of_words_scores,
+    surface_baseline,
+    surface_features,
+)
 from rmray.metrics.bias import length_rule
 
 WORDS = [f"word{i}" for i in range(200)]
@@ -102,3 +108,18 @@ def test_on_alpaca_eval_more_characters_wins():
         rows = [json.loads(line) for line in lines]
     rule = length_rule([len(r["chosen"]) for r in rows], [len(r["rejected"]) for r in rows])
     assert (rule.pairs, rule.accuracy) == (1000, 0.887)
+
+
+def test_a_bag_of_words_finds_the_words_of_right_texts():
+    train = ["therefore it is five", "maybe it is six"] * 20
+    right = [True, False] * 20
+    scores = bag_of_words_scores(train, right, ["Therefore seven", "maybe seven", "seven"])
+    assert scores[0] > scores[2] > scores[1], "seven is no word of the training texts"
+    turned = bag_of_words_scores(train, [not r for r in right], ["therefore", "maybe"])
+    assert turned[0] < turned[1]
+
+
+def test_a_bag_of_words_that_there_is_nothing_to_learn_from():
+    assert bag_of_words_scores(["a b", "b a"], [True, True], ["a"]) is None
+    assert bag_of_words_scores([], [], ["a"]) is None
+    assert bag_of_words_scores(["one", "two"], [True, False], ["one"]) is None, "no word is in two texts"

@@ -51,6 +51,7 @@ def test_the_normal_interval_of_many_scores_is_that_of_the_bootstrap(monkeypatch
     monkeypatch.setattr(module, "MANY_SCORES", 10)
     normal = separation(scores, positive, prompt)
     assert (normal.auc_low, normal.auc_high) == pytest.approx((drawn.auc_low, drawn.auc_high), abs=0.004)
+    assert (normal.auc_low, normal.auc_high) != (drawn.auc_low, drawn.auc_high), "no resample was drawn"
     by_row = separation(scores, positive, np.arange(1200))
     assert (by_row.auc_low, by_row.auc_high) != pytest.approx((drawn.auc_low, drawn.auc_high), abs=1e-6)
 

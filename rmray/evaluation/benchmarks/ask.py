@@ -14,7 +14,7 @@ from rmray.errors import ConfigError, RequestError
 from rmray.evaluation.benchmarks.item import Item, Scored
 from rmray.evaluation.benchmarks.verdicts import PairJudge, ask_all_in_both_orders
 from rmray.evaluation.source import RewardSource
-from rmray.schema import Content, ItemResult, ScoreFailure, ScoreRequest, plain_text
+from rmray.schema import Content, ItemResult, ScoreFailure, ScoreRequest, Steps, plain_text
 
 TEXT_SEPARATOR = "\n\n"  # between prompt and answer where there is no chat template
 
@@ -96,7 +96,8 @@ def _as_text(row_id: str, item: Item) -> ScoreRequest:
     prompt = plain_text(item.prompt)
     if prompt.strip() and not prompt[-1].isspace():
         prompt += TEXT_SEPARATOR
-    return ScoreRequest(prompt=prompt, completions=tuple(plain_text(c) for c in item.completions), id=row_id)
+    completions = tuple(c if isinstance(c, Steps) else plain_text(c) for c in item.completions)
+    return ScoreRequest(prompt=prompt, completions=completions, id=row_id)
 
 
 def _has_no_template(result: ItemResult) -> bool:
@@ -116,10 +117,10 @@ def _scores(item: Item, results: Sequence[ItemResult]) -> Answer:
 
 def _steps(item: Item, results: Sequence[ItemResult]) -> Answer:
     (result,) = results
-    if isinstance(result, ScoreFailure):
+    if isinstance(result, ScoreFailure) and result.code != "no_steps":
         return Unscored(result.code, result.message)
-    steps = result.token_scores
-    if steps is None:
+    steps = None if isinstance(result, ScoreFailure) else result.token_scores
+    if isinstance(result, ScoreFailure) or steps is None:
         raise ConfigError(
             "this benchmark needs a process reward model",
             why="it asks which step is wrong, and the model gives one score for the whole solution",
@@ -129,4 +130,9 @@ def _steps(item: Item, results: Sequence[ItemResult]) -> Answer:
         return Unscored("step_count", f"{len(steps)} scores for {item.steps} steps")
     if not all(0 <= step <= 1 for step in steps):  # also where one is NaN
         return Unscored("bad_step_scores", "a step's score is no probability")
-    return Scored(facts=item.facts, prompt=prompt_name(item.prompt), scores=tuple(map(float, steps)))
+    return Scored(
+        facts=item.facts,
+        prompt=prompt_name(item.prompt),
+        scores=tuple(map(float, steps)),
+        called_error=result.first_error,
+    )

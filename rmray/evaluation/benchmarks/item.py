@@ -42,11 +42,13 @@ class Item:
 class Scored:
     """A row with its answers; texts are not kept. prompt: names the prompt.
 
-    scores: one a completion, or one a step, all finite. verdicts: a judge's, in both orders, both told of completions
+    scores: one a completion, or one a step, all finite. called_error: index of the step that the model calls the first
+    wrong one, -1 for none; None where it does not say. verdicts: a judge's, in both orders, both told of completions
     0 and 1 as `first` and `second`; None where there are scores.
     """
 
     facts: Facts
     prompt: int
     scores: tuple[float, ...] = ()
+    called_error: int | None = None
     verdicts: tuple[Verdict, Verdict] | None = None

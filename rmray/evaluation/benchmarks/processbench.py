@@ -1,9 +1,10 @@
 """ProcessBench: which step of a solution is the first wrong one, or is none?
 
 Zheng et al. 2024, "ProcessBench: Identifying Process Errors in Mathematical Reasoning" (arXiv 2412.06559). A process
-reward model gives each step the probability that it is right; the first step below 0.5 is the predicted error. On
-solutions with an error accuracy is the share whose first wrong step is named exactly, on right ones the share in which
-no step is; a subset's score is their harmonic mean (F1), and the headline is the mean over the four subsets.
+reward model names the first step that is most likely wrong; where it gives each step the probability that it is right
+and no more, the first step below 0.5 is the predicted error. On solutions with an error accuracy is the share whose
+first wrong step is named exactly, on right ones the share in which no step is; a subset's score is their harmonic mean
+(F1), and the headline is the mean over the four subsets.
 """
 
 from __future__ import annotations
@@ -18,23 +19,22 @@ from rmray.evaluation.benchmarks.composite import NOTHING, Floats, Means, Observ
 from rmray.evaluation.benchmarks.item import Facts, Item, Scored
 from rmray.evaluation.benchmarks.record import Figures
 from rmray.evaluation.benchmarks.rows import Row, items_of, known_name, prompt_of, refuse_label, whole_number
+from rmray.schema import Steps
 
 COLUMNS = ("problem", "steps", "label")
 
 SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
 OTHER = "other"
 THRESHOLD = 0.5
-STEP_SEPARATOR = "\n\n"  # between the steps of the completion that is scored
 
 
 def read_processbench(row: Row, path: str) -> Item:
     """Columns `problem, steps[], label` [`id`]: the index of the first wrong step, -1 for none. The subset is how the
-    `id` begins, or what the file is called. Raises RowError: missing_field, bad_label, wrong_count, bad_type."""
+    `id` begins, or what the file is called. Raises RowError: missing_field, bad_label, wrong_count, bad_type,
+    blank_completion."""
     steps = items_of(row, "steps")
     if not steps:
         raise RowError("wrong_count", "the solution has no step")
-    if not all(isinstance(step, str) for step in steps):
-        raise RowError("bad_type", "`steps` must be a list of texts")
     label = whole_number(row, "label")
     if not -1 <= label < len(steps):
         raise refuse_label("label", label, f"-1 or the index of one of {len(steps)} steps")
@@ -42,7 +42,7 @@ def read_processbench(row: Row, path: str) -> Item:
     subset = known_name(str(row.get("id") or ""), names) or known_name(path, names)
     return Item(
         prompt=prompt_of(row, "problem"),
-        completions=(STEP_SEPARATOR.join(steps),),
+        completions=(Steps(tuple(steps)),),
         facts=Facts(part=subset or OTHER, first_error=label, name=str(row.get("id") or "")),
         steps=len(steps),
     )
@@ -52,7 +52,7 @@ def processbench_figures(scored: Sequence[Scored], *, seed: int = 0) -> Figures:
     seen = Observations(seed=seed)
     for row in scored:
         kind = "correct" if row.facts.first_error == -1 else "error"
-        found = first_below(row.scores)
+        found = first_below(row.scores) if row.called_error is None else row.called_error
         seen.add(_cell(row.facts.part, kind), row.prompt, float(found == row.facts.first_error))
     present = [s for s in (*SUBSETS, OTHER) if any(_cell(s, kind) in seen for kind in ("error", "correct"))]
     whole = [subset for subset in present if all(_cell(subset, kind) in seen for kind in ("error", "correct"))]

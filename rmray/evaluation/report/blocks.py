@@ -125,6 +125,23 @@ class PairErrors:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelError:
+    """One completion whose label the model gets wrong. tinted: its pieces carry the model's probabilities."""
+
+    title: str
+    facts: Sequence[str]
+    prompt: Passage
+    completion: Passage
+    tinted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LabelErrors:
+    kind: ClassVar[str] = "labels"
+    errors: Sequence[LabelError]
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Names and values. verbatim: a text to be shown as it is, folded."""
 
@@ -134,7 +151,7 @@ class Facts:
     verbatim: str = ""
 
 
-Block = Headline | Text | Notes | Chart | Row | Table | PairErrors | Facts
+Block = Headline | Text | Notes | Chart | Row | Table | PairErrors | LabelErrors | Facts
 
 
 @dataclass(frozen=True, slots=True)

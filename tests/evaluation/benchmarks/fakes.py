@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rmray.evaluation.benchmarks import BenchmarkResult, run_benchmark
 from rmray.evaluation.benchmarks.verdicts import Verdict
 from rmray.evaluation.source import RuleSource
 from rmray.models.scorer import ScorerInfo
-from rmray.schema import Content, ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult, plain_text
+from rmray.schema import Content, ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult, Steps, plain_text
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -47,16 +48,23 @@ def scores(result: BenchmarkResult) -> dict[str, float | None]:
 
 
 class StepSource:
-    """A process reward model: each line of the completion's paragraphs is its step's probability."""
+    """A process reward model: each step's paragraphs are its probabilities, one where all is well.
+
+    called_error: what it calls the first wrong step, whatever it says of each.
+    """
 
     info = ScorerInfo("steps", "process", "steps-1", "none", "", 0)
+
+    def __init__(self, called_error: int | None = None) -> None:
+        self._called_error = called_error
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResponse]:
         return [ScoreResponse(results=tuple(self._result(c) for c in r.completions), id=r.id) for r in requests]
 
     def _result(self, completion: Content) -> ScoreResult:
-        steps = tuple(float(step) for step in plain_text(completion).split("\n\n"))
-        return result_of(sum(steps), steps)
+        assert isinstance(completion, Steps)
+        steps = tuple(float(number) for step in completion.texts for number in step.split("\n\n"))
+        return replace(result_of(sum(steps), steps), first_error=self._called_error)
 
 
 class NoTemplateSource:

@@ -205,6 +205,14 @@ def test_processbench(tmp_path):
     assert result.score == pytest.approx(1 / 3)
 
 
+def test_processbench_takes_the_first_error_that_the_model_names(tmp_path):
+    result = run(tmp_path, "processbench", PROCESS[:3], StepSource(called_error=0))
+    assert scores(result)["gsm8k: accuracy, error"] == 0.5, "0 is right of the second alone, whatever its steps say"
+    assert scores(result)["gsm8k: accuracy, correct"] == 0.0
+    none = run(tmp_path, "processbench", PROCESS[:3], StepSource(called_error=-1))
+    assert scores(none)["gsm8k: accuracy, correct"] == 1.0
+
+
 def test_processbench_with_errors_alone_has_no_f1(tmp_path):
     result = run(tmp_path, "processbench", PROCESS[:2], StepSource())
     assert (result.score, scores(result)["gsm8k"], scores(result)["gsm8k: accuracy, error"]) == (None, None, 0.5)

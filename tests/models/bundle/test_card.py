@@ -74,6 +74,38 @@ def test_results_are_in_the_hubs_form(tmp_path: Path) -> None:
     assert {r.task_type for r in data.eval_results} == {data.pipeline_tag} == {"text-classification"}
 
 
+OUTCOME = {
+    "records": "outcome", "examples": 1200, "positives": 700, "prompts": 300, "auc": 0.871, "auc_low": 0.85,
+    "auc_high": 0.889, "accuracy": 0.8, "accuracy_low": 0.78, "accuracy_high": 0.82, "majority_accuracy": 0.583,
+    "ece": 0.09, "brier": 0.13, "length_rule_auc": 0.44, "bag_of_words_auc": None, "notes": [],
+    "aggregates": {"mean": {"auc": 0.871, "auc_low": 0.85, "auc_high": 0.889}, "min": {"auc": None}},
+}  # fmt: skip
+PROCESS = {
+    "records": "process", "steps": 5000, "solutions": 700, "prompts": 300, "first_error_f1": 0.61,
+    "first_error_f1_low": 0.57, "first_error_f1_high": 0.65, "step_accuracy": 0.9, "step_auc": 0.93,
+    "error_accuracy": 0.5, "right_accuracy": 0.78, "baselines": {"length_rule_auc": 0.52},
+}  # fmt: skip
+
+
+def test_labelled_records_have_figures_and_results_of_their_own(tmp_path: Path) -> None:
+    own = {"model_version": MANIFEST.model_version}
+    card = card_of(evaluation=evaluation(own | OUTCOME), repo="acme/outcome")
+    shown = section(card, "Evaluation")
+    assert "1,200 completions of 300 prompts, 700 of them right" in shown
+    assert "| AUC of right against wrong completions | 0.871 | 0.850 to 0.889 |" in shown
+    assert "| AUC of a bag of words | — | — |" in shown
+    assert "| Mean of the probabilities | 0.871 | 0.850 to 0.889 |" in shown
+    assert "Its probabilities are not calibrated" in section(card, "Known limits")
+    (tmp_path / "README.md").write_text(card)
+    results = ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert [(r.metric_type, r.metric_value) for r in results][:2] == [("roc_auc", 0.871), ("accuracy", 0.8)]
+    assert "Pairwise" not in card
+    steps = card_of(evaluation=evaluation(own | PROCESS), repo="acme/process")
+    assert "5,000 steps of 700 solutions to 300 prompts" in steps
+    assert "| F1 of the first wrong step | 0.610 | 0.570 to 0.650 |" in steps
+    assert "| AUC of “longer is right” | 0.520 | — |" in steps
+
+
 def test_of_a_benchmark_the_headline_alone_is_a_result_and_by_its_own_metric() -> None:
     sections = [{"name": name, "score": 0.9, "items": 5} for name in ("Ties", "gsm8k: accuracy, error", "best of K")]
     names = ("rewardbench", "rewardbench2", "processbench", "llmbar", "a new one")

@@ -56,14 +56,14 @@ def training_curve(
     return finish(alt.layer(*layers), height=HEIGHT, rows=rows, held_out=held_out)
 
 
-def reliability(bins: Sequence[Mapping[str, Any]]) -> Spec:
-    """Share won against confidence, with the diagonal; a larger dot holds more pairs."""
+def reliability(bins: Sequence[Mapping[str, Any]], *, of: str = "pairs") -> Spec:
+    """Share that came true against confidence, with the diagonal; a larger dot holds more of what is counted."""
     diagonal = named("diagonal").mark_line(color=GREY, strokeDash=[4, 3], strokeWidth=1.5)
     x = alt.X("confidence:Q", title="the model's confidence", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(grid=True))
     y = alt.Y("won:Q", title="share that came true", scale=alt.Scale(domain=[0, 1]))
     base = named("rows").encode(
         x=x, y=y,
-        tooltip=[alt.Tooltip("bin:N"), alt.Tooltip("count:Q", format=",", title="pairs"),
+        tooltip=[alt.Tooltip("bin:N"), alt.Tooltip("count:Q", format=",", title=of),
                  alt.Tooltip("confidence:Q", format=".3f"), alt.Tooltip("won:Q", format=".3f", title="came true")],
     )  # fmt: skip
     line = base.mark_line(color=BLUE, strokeWidth=1.5, opacity=0.6)

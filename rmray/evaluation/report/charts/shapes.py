@@ -1,4 +1,4 @@
-"""Distributions: scores of chosen and rejected completions, gaps between them."""
+"""Distributions: scores of two kinds of completions, gaps between chosen and rejected."""
 
 from __future__ import annotations
 
@@ -15,21 +15,28 @@ HEIGHT = 230
 LOST, AROUND_ZERO, WON = "lost", "around zero", "won or tied"
 
 
-def two_distributions(edges: Sequence[float], chosen: Sequence[float], rejected: Sequence[float]) -> Spec:
-    """Shares of both sides' scores a bin, as outlines over a tint; the rejected side is dashed."""
+def two_distributions(
+    edges: Sequence[float],
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    names: tuple[str, str] = ("chosen", "rejected"),
+    title: str = "score",
+    of: str = "completions",
+) -> Spec:
+    """Shares of both kinds' scores a bin, as outlines over a tint; the second kind is dashed."""
     rows = [
         {"side": side, "low": low, "share": share}
-        for side, counts in (("chosen", chosen), ("rejected", rejected))
+        for side, counts in zip(names, (first, second), strict=True)
         for low, share in _outline(edges, counts)
     ]
-    names = ["chosen", "rejected"]
     base = named("rows").encode(
-        x=alt.X("low:Q", title="score", scale=alt.Scale(nice=False, zero=False, domain=[edges[0], edges[-1]])),
-        y=alt.Y("share:Q", title="share of completions", axis=alt.Axis(format="%"), stack=None),
+        x=alt.X("low:Q", title=title, scale=alt.Scale(nice=False, zero=False, domain=[edges[0], edges[-1]])),
+        y=alt.Y("share:Q", title=f"share of {of}", axis=alt.Axis(format="%"), stack=None),
     )
     legend = alt.Legend(symbolType="stroke", symbolOpacity=1, symbolSize=220)
-    colour = alt.Color("side:N", scale=alt.Scale(domain=names, range=[BLUE, ORANGE]), legend=legend)
-    dashes = alt.Scale(domain=names, range=[[1, 0], [5, 3]])
+    colour = alt.Color("side:N", scale=alt.Scale(domain=list(names), range=[BLUE, ORANGE]), legend=legend)
+    dashes = alt.Scale(domain=list(names), range=[[1, 0], [5, 3]])
     fill = base.mark_area(interpolate="step-after", opacity=0.18).encode(color=colour)
     line = base.mark_line(interpolate="step-after", strokeWidth=2).encode(
         color=colour, strokeDash=alt.StrokeDash("side:N", scale=dashes, legend=legend)

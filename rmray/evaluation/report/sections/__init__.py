@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rmray.evaluation.labelled import LABELLED
 from rmray.evaluation.report.blocks import Section
 from rmray.evaluation.report.read import View
 from rmray.evaluation.report.run_facts import RunFacts
@@ -12,6 +13,7 @@ from rmray.evaluation.report.sections.compare import comparison
 from rmray.evaluation.report.sections.errors import worst_errors
 from rmray.evaluation.report.sections.facts import left_out, run_facts
 from rmray.evaluation.report.sections.headline import headline, notes
+from rmray.evaluation.report.sections.labelled import labelled_sections
 from rmray.evaluation.report.sections.pressure import best_of_n, perturbations
 from rmray.evaluation.report.sections.scores import calibration, margins, rewards
 from rmray.evaluation.report.sections.slices import deciles, length, sources, surface_forms
@@ -21,6 +23,8 @@ from rmray.evaluation.report.sections.training import training
 def build_sections(evaluation: View, run: RunFacts | None, previous: Sequence[View]) -> list[Section]:
     """All sections of the page about the evaluation's first model, in order; some are empty, with a reason."""
     model = evaluation.parts("models")[0]
+    if model.text("records") in LABELLED:
+        return labelled_sections(evaluation, run, previous)
     return [
         headline(model),
         notes(model),

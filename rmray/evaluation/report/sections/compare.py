@@ -81,6 +81,9 @@ def _verdict(c: View) -> str:
 
 
 def _earlier(evaluation: View, previous: Sequence[View]) -> Iterator[Block]:
+    given, previous = len(previous), [e for e in previous if not e.parts("models")[0].text("records")]
+    if given > len(previous):
+        yield Text(f"{words.count(given - len(previous), 'earlier evaluation')} of labelled records: not shown.")
     if not previous:
         return
     shown = sorted(previous, key=lambda e: e.text("created"))[-MAX_EARLIER:]

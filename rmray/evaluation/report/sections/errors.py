@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
 from rmray.evaluation.report import words
@@ -37,13 +37,13 @@ def _pair(number: int, error: View) -> PairError:
     tokens = [_tokens(error, f"{side}_tokens") for side in ("chosen", "rejected")]
     tint = _Tint([score for side in tokens for _, score in side])
     chosen, rejected = (
-        _passage(error.passage(side, NO_TEXT), side_tokens, tint, PREVIEW)
+        passage(error.passage(side, NO_TEXT), side_tokens, tint, PREVIEW)
         for side, side_tokens in zip(("chosen", "rejected"), tokens, strict=True)
     )
     return PairError(
         title=f"{number}. {gap}",
         facts=facts,
-        prompt=_passage(error.passage("prompt", NO_TEXT), [], tint, PROMPT_PREVIEW),
+        prompt=passage(error.passage("prompt", NO_TEXT), [], tint, PROMPT_PREVIEW),
         chosen=chosen,
         rejected=rejected,
         chosen_score=words.figure(error.num("chosen_score")),
@@ -80,7 +80,11 @@ class _Tint:
         return words.figure(low), words.figure(self._middle), words.figure(high)
 
 
-def _passage(text: str, tokens: Sequence[tuple[str, float | None]], tint: _Tint, preview: int) -> Passage:
+Tint = Callable[[float | None], int]
+"""The tint of a score, -3 to 3; 0 for none."""
+
+
+def passage(text: str, tokens: Sequence[tuple[str, float | None]], tint: Tint, preview: int) -> Passage:
     """tokens: in place of the text, where the model gave them scores."""
     while tokens and not tokens[-1][0].strip():
         tokens = tokens[:-1]
@@ -95,7 +99,7 @@ def _passage(text: str, tokens: Sequence[tuple[str, float | None]], tint: _Tint,
     return Passage(shown, kept, len(whole), cut)
 
 
-def _pieces(tokens: Sequence[tuple[str, float | None]], tint: _Tint) -> Iterator[Piece]:
+def _pieces(tokens: Sequence[tuple[str, float | None]], tint: Tint) -> Iterator[Piece]:
     for i, (token, score) in enumerate(tokens):
         if i >= MAX_PIECES:
             yield Piece("".join(rest for rest, _ in tokens[i:]))

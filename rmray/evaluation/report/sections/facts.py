@@ -52,17 +52,11 @@ def run_facts(evaluation: View, model: View, run: RunFacts | None) -> Section:
 
 
 def _evaluation_facts(evaluation: View, model: View) -> list[tuple[str, str]]:
-    quarantined = sum(model.counts("quarantined").values())
-    rows = (
-        f"{words.count(model.count('rows'), 'row')} = {words.count(model.count('comparisons'), 'comparison')} + "
-        f"{words.count(quarantined)} quarantined"
-    )
-    pairs = f"{words.count(model.count('pairs'), 'pair')} scored, {words.count(model.count('unscored_pairs'))} left out"
-    if model.count("unordered"):
-        pairs += f"; {words.count(model.count('unordered'), 'comparison')} tie throughout and make none"
+    rows, pairs = _labelled_counts(model) if model.text("records") else _compared_counts(model)
     found = [
         ("model", model.text("model_name")),
         ("kind", model.text("kind")),
+        ("records", model.text("records")),
         ("version", model.text("model_version")),
         ("data", ", ".join(evaluation.texts("data"))),
         ("rows", rows),
@@ -72,6 +66,30 @@ def _evaluation_facts(evaluation: View, model: View) -> list[tuple[str, str]]:
         ("seed", evaluation.text("seed")),
     ]
     return [(name, short(value, 400)) for name, value in found if value]
+
+
+def _compared_counts(model: View) -> tuple[str, str]:
+    """How rows and pairs add up."""
+    quarantined = sum(model.counts("quarantined").values())
+    rows = (
+        f"{words.count(model.count('rows'), 'row')} = {words.count(model.count('comparisons'), 'comparison')} + "
+        f"{words.count(quarantined)} quarantined"
+    )
+    pairs = f"{words.count(model.count('pairs'), 'pair')} scored, {words.count(model.count('unscored_pairs'))} left out"
+    if model.count("unordered"):
+        pairs += f"; {words.count(model.count('unordered'), 'comparison')} tie throughout and make none"
+    return rows, pairs
+
+
+def _labelled_counts(model: View) -> tuple[str, str]:
+    """How rows of labelled records add up; they make no pairs."""
+    scored = model.count("solutions") or model.count("examples")
+    failed, quarantined = (sum(model.counts(key).values()) for key in ("failed", "quarantined"))
+    return (
+        f"{words.count(model.count('rows'), 'row')} = {words.count(scored)} scored + {words.count(failed)} without a "
+        f"score + {words.count(quarantined)} quarantined",
+        "",
+    )
 
 
 def _identity_facts(identity: View) -> list[tuple[str, list[tuple[str, str]]]]:

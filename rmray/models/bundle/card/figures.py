@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rmray.models.bundle.card.facts import CardFacts
+from rmray.models.bundle.card.labelled import AUC_LEGEND, RESULTS, labelled_tables, of_what
 from rmray.models.bundle.card.markdown import (
     code,
     count,
@@ -22,7 +23,7 @@ from rmray.models.bundle.card.markdown import (
 )
 
 LEGEND = "On human preferences 0.5 is chance, 0.65 to 0.75 good and 0.75 to 0.85 excellent."
-FIRST_PICTURES = ("accuracy", "reliability", "length splits")
+FIRST_PICTURES = ("accuracy", "auc", "reliability", "length splits")
 INTERVALS = "Intervals are 95%, by bootstrap over prompts."
 
 
@@ -39,6 +40,9 @@ def evaluation_section(model: Mapping[str, Any] | None, facts: CardFacts) -> lis
         ]
     evaluation = facts.evaluation or {}
     data = ", ".join(code(public_name(str(name))) for name in evaluation.get("data") or ())
+    if model.get("records") in RESULTS:
+        where = f"On {data or 'held-out records'}: {of_what(model)}. {INTERVALS} {AUC_LEGEND}"
+        return [*lines, where, "", *labelled_tables(model), *_benchmarks(model), *_pictures(facts)]
     lines += [
         f"On {data or 'held-out comparisons'}: {count(model.get('pairs'))} pairs of {count(model.get('prompts'))} "
         f"prompts. {INTERVALS} {LEGEND}",

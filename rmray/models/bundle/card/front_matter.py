@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from rmray.models.bundle.card.facts import CardFacts
+from rmray.models.bundle.card.labelled import RESULTS
 from rmray.models.bundle.card.licences import license_of
 from rmray.models.bundle.card.markdown import finite, hub_id, one_line, public_name, public_text
 from rmray.models.bundle.manifest import PLAIN, BundleManifest
@@ -20,6 +21,11 @@ from rmray.models.bundle.manifest import PLAIN, BundleManifest
 TASK_TYPE, TASK_NAME = "text-classification", "Reward modeling"
 ACCURACY = "accuracy"
 
+PAIR_RESULTS = (
+    (ACCURACY, "accuracy", "Pairwise accuracy"),
+    ("ece", "ece", "Expected calibration error (10 bins)"),
+    ("brier_score", "brier", "Brier score"),
+)
 # Where benchmarks are published: their data set's id in the metadata. Others get an id made of their name.
 BENCHMARK_DATASETS = {
     "rewardbench": "allenai/reward-bench",
@@ -66,7 +72,7 @@ def front_matter(manifest: BundleManifest, facts: CardFacts, model: Mapping[str,
 
 
 def eval_results(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[EvalResult]:
-    """The figures that are the model's own: held-out pairs first, then each benchmark's headline.
+    """The figures that are the model's own: held-out pairs or records first, then each benchmark's headline.
 
     A benchmark's sections stand on the card alone: each may have a metric of its own, which no result could name.
     """
@@ -74,11 +80,7 @@ def eval_results(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Ite
     title = one_line(", ".join(names)) or "held-out comparisons"
     known = hub_id(names[0]) if len(names) == 1 else None
     data = {"dataset_name": title, "dataset_type": known or slug(title)}
-    for metric_type, key, name in (
-        (ACCURACY, "accuracy", "Pairwise accuracy"),
-        ("ece", "ece", "Expected calibration error (10 bins)"),
-        ("brier_score", "brier", "Brier score"),
-    ):
+    for metric_type, key, name in RESULTS.get(str(model.get("records")), PAIR_RESULTS):
         if (value := finite(model.get(key))) is not None:
             yield _result(data, metric_type, name, value, model, key)
     for benchmark in model.get("benchmarks") or ():

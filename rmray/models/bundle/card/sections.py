@@ -249,7 +249,8 @@ def _limits(model: Mapping[str, Any]) -> Iterator[str]:
         yield f"{count(lost)} of {count(pairs + lost)} pairs could not be scored, and no figure counts them."
     ece = finite(model.get("ece"))
     if ece is not None and ece >= 0.05:
-        yield f"Its gaps are no probabilities: the expected calibration error is {number(ece)}."
+        what = "probabilities are not calibrated" if model.get("records") else "gaps are no probabilities"
+        yield f"Its {what}: the expected calibration error is {number(ece)}."
 
 
 def licence(manifest: BundleManifest, facts: CardFacts) -> list[str]:
