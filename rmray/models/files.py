@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils.hub import cached_file
 
 from rmray.errors import ModelError
+from rmray.models.lora import ADAPTER_DIR
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -87,6 +88,12 @@ def check_safetensors(name: str) -> None:
 def check_base(name: str, num_labels: int = 1) -> PreTrainedConfig:
     """The config, or ModelError where `name` cannot become a reward model, from small files: before a job starts."""
     config = read_config(name)
+    if Path(name, ADAPTER_DIR).is_dir():
+        raise ModelError(
+            "the bundle keeps its adapter apart from its base, and training would go on without it",
+            where=name,
+            next_step="train from a bundle that was exported with model.lora.export: merged",
+        )
     check_labels(name, config, num_labels)
     check_safetensors(name)
     return config

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig, Gemma2Config, MistralConfig, PreTrainedConfig, Qwen3Config
 
+from rmray.config.train import ModelConfig
 from rmray.training.machine import container_room, inspect_machine, inspect_model
 
 SIZES = {
@@ -57,6 +58,6 @@ def test_workers_of_a_machine_share_its_memory() -> None:
 )
 def test_a_base_is_known_by_its_config(tmp_path: Path, config: PreTrainedConfig, longest_packed: int) -> None:
     config.save_pretrained(tmp_path)
-    shape = inspect_model(str(tmp_path))
+    shape = inspect_model(ModelConfig(base=str(tmp_path)))
     assert (shape.hidden, shape.intermediate, shape.layers, shape.longest_packed) == (32, 96, 2, longest_packed)
     assert shape.num_parameters > 2 * 32 * (4 * 32 + 2 * 96)  # attention and feed-forward of two layers, at least

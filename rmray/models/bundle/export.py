@@ -27,16 +27,18 @@ from rmray.models.bundle.manifest import (
     MANIFEST_NAME,
     PLAIN,
     RMRAY_ONLY,
+    WITH_PEFT,
     BundleManifest,
     hash_files,
     model_version_of,
     write_manifest,
 )
 from rmray.models.bundle.probes import choose_goldens
-from rmray.models.bundle.reference import reference_statistics
+from rmray.models.bundle.reference import reference_statistics, save_reference
 from rmray.models.bundle.weights import main_dtype
 from rmray.models.head_scorer import RequestEncoder
 from rmray.models.heads import find_head
+from rmray.models.lora import ADAPTER_DIR
 from rmray.models.reward import UNNORMALISED, Unfinished
 from rmray.schema import ScoreRequest
 
@@ -71,6 +73,7 @@ def export_bundle(
     unfinished: Unfinished | None = None,
     license: str | None = None,
     pad: PadChoice | None = None,
+    warm_start: str = "",
     overwrite: bool = False,
     device: torch.device | str = "cpu",
 ) -> BundleInfo:
@@ -79,8 +82,9 @@ def export_bundle(
     reference: requests whose scores rewards are normalised against. goldens: requests kept with their ids and scores;
     none: a few are chosen from `reference`, beside fixed probes. rules: how training rendered. base, data_hashes,
     metrics, license: for readers. pad: how the pad token was chosen, where that was before training: the trained
-    model's tokenizer has it already. overwrite: replace an existing bundle. device: where `reference` is scored;
-    goldens are scored by plain transformers on the CPU in its own process, and by rmray's forward, which must agree.
+    model's tokenizer has it already. warm_start: version of the bundle that training went on from. overwrite: replace
+    an existing bundle. device: where `reference` is scored; goldens are scored by plain transformers on the CPU in its
+    own process, and by rmray's forward, which must agree.
     Raises BundleError: files that are no scalar reward model, a reference that cannot normalise, or disagreement.
     """
     source, directory = Path(model_dir), Path(directory)
@@ -129,12 +133,13 @@ def export_bundle(
         exact = is_exact(device, torch.float32)
         check_goldens(made, scorer, std=None if exact else statistics.std, where=str(source))
         made.save(work)
+        save_reference(work, reference)
         manifest = BundleManifest(
             name=name,
             kind="scalar",
             objective=objective,
             pooling=pooling,
-            loads_with=PLAIN if pooling == plain_pooling(work)[0] else RMRAY_ONLY,
+            loads_with=_loads_with(work, pooling),
             head=find_head(scorer.backbone.model)[0],
             head_trained=True,
             dtype=main_dtype(files.headers),
@@ -149,6 +154,7 @@ def export_bundle(
             license=license,
             files={},
             model_version="",
+            warm_start=warm_start,
         )
         manifest = sealed(work, manifest)
         write_manifest(work, manifest)
@@ -157,6 +163,12 @@ def export_bundle(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return BundleInfo(directory, manifest, len(made.items))
+
+
+def _loads_with(work: Path, pooling: str) -> str:
+    if pooling != plain_pooling(work)[0]:
+        return RMRAY_ONLY
+    return WITH_PEFT if (work / ADAPTER_DIR).is_dir() else PLAIN
 
 
 def check_target(directory: Path, *, overwrite: bool) -> None:
