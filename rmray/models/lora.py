@@ -45,6 +45,7 @@ def add_adapters(
         inject_adapter_in_model(config, model)  # freezes all else
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(_is_adapter(name) or name in head)
+    model.train(model.training)  # new modules are made for training: their dropout would be on
 
 
 def auto_targets(model: PreTrainedModel) -> list[str]:
@@ -131,7 +132,6 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> None:
             why=f"{type(error).__name__}: {error}",
             next_step="copy the bundle again, or export it anew with model.lora.export: merged",
         ) from error
-    model.train(False)
 
 
 def _linears(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:

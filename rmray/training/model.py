@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from rmray.config.train import TrainConfig
 from rmray.data.tokenizer import load_base_tokenizer
 from rmray.errors import BundleError
-from rmray.models.base import load_reward_model
+from rmray.models.base import load_reward_model, quiet_loading
 from rmray.models.bundle.public import public_source
 from rmray.models.freeze import freeze
 from rmray.models.lora import ADAPTER_DIR, add_adapters, remove_adapters, save_adapter
@@ -65,7 +65,8 @@ def write_model(config: TrainConfig, checkpoint_dir: Path, directory: Path, *, p
     if not merge:
         save_adapter(model, directory / ADAPTER_DIR, base=public_source(config.model.base))
     remove_adapters(model, merge=merge)
-    model.save_pretrained(directory)
+    with quiet_loading():
+        model.save_pretrained(directory)
     load_base_tokenizer(config.model.base)[0].save_pretrained(directory)
 
 

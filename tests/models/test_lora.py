@@ -120,6 +120,10 @@ def test_gradients_of_adapters_are_those_of_the_padded_and_of_the_recomputed_for
     assert gradient_distance(ours, theirs) < TOLERANCE
 
 
+def test_a_model_that_is_not_in_training_has_no_dropout() -> None:
+    assert torch.equal(scores(adapted(dropout=0.5)), scores(adapted()))
+
+
 def test_adapters_have_dropout_and_nothing_else_has() -> None:
     backbone = RewardBackbone(adapted(dropout=0.5)).train()
     batch = random_batch(VOCAB)
