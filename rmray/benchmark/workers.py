@@ -200,7 +200,7 @@ def _train_bare(config: TrainConfig) -> None:
     from rmray.training.worker import run_worker
 
     prepared = prepare_for(config)
-    shape = inspect_model(config.model.base)
+    shape = inspect_model(config.model)
     tokens = config.workers.max_micro_batch_tokens
     assert tokens != "auto"
     choices = Choices("cpu", False, 0, False, tokens, True, attended_per_token_of(shape.hidden, shape.intermediate))

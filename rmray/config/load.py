@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -28,6 +28,12 @@ FOREIGN_NAMES = {
     "train_batch_size": "optim.global_batch_size",
     "gradient_accumulation_steps": "workers.max_micro_batch_tokens",
     "lr_scheduler_type": "optim.schedule",
+    "lora_r": "model.lora.r",
+    "lora_rank": "model.lora.r",
+    "lora_alpha": "model.lora.alpha",
+    "lora_dropout": "model.lora.dropout",
+    "lora_target_modules": "model.lora.targets",
+    "target_modules": "model.lora.targets",
     "center_rewards_coefficient": "objective.center",
     "model_name_or_path": "model.base",
     "pretrain": "model.base",
@@ -153,8 +159,9 @@ def known_paths(kind: type[BaseModel], prefix: Path_ = ()) -> Iterator[Path_]:
     """Dotted paths of all sections and fields of a config, as tuples."""
     for name, field in kind.model_fields.items():
         yield (*prefix, name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from known_paths(field.annotation, (*prefix, name))
+        for kind_of_field in (field.annotation, *get_args(field.annotation)):  # a section, or one that may be null
+            if isinstance(kind_of_field, type) and issubclass(kind_of_field, BaseModel):
+                yield from known_paths(kind_of_field, (*prefix, name))
 
 
 def _config_error(

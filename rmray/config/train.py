@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -16,6 +16,7 @@ class Section(BaseModel):
 
 
 FLOAT32_MAX = 3.4028234663852886e38  # losses are computed in float32
+FULL_LR, LORA_LR = 1e-5, 1e-4  # adapters start at zero and are few: they take, and need, larger steps
 Margin = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -52,23 +53,52 @@ class DataConfig(Section):
     """Share of rows that may be quarantined before preparing stops."""
     strict_overlap: bool = False
     """Refuse, rather than warn, when train and eval share prompts."""
+    reference: str | None = None
+    """File of records that rewards are normalised against, as `rmray import --reference` takes it. null: those of the
+    bundle that `model.base` is, else a slice of the held-out comparisons; the bundle keeps them for its successors."""
+
+
+class LoraConfig(Section):
+    r: PositiveInt = 16
+    """Rank of the adapters."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Adapters are scaled by `alpha` / `r`."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Dropout on what the adapters read, and on nothing else."""
+    targets: Literal["auto"] | Annotated[list[str], Field(min_length=1)] = "auto"
+    """Linear layers that get an adapter, by the ends of their names (`q_proj`, `mlp.up_proj`). auto: those of
+    attention."""
+    export: Literal["merged", "adapter"] = "merged"
+    """The bundle's weights: merged, which plain transformers loads, or base and adapter apart, which needs peft."""
 
 
 class ModelConfig(Section):
     base: str
-    """Base model: a directory or a Hub id."""
+    """Base model: a directory or a Hub id. A bundle: training goes on from it (warm start), its head included."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type. auto: bfloat16 on a GPU that has it, float32 elsewhere. The head and reductions stay float32."""
     pooling: Literal["last", "mean", "first"] = "last"
     """Where a sequence's score is read: last real token, mean over the completion, or first token (encoders)."""
-    lora: None = None
-    """Low-rank adapters: none, all weights are trained."""
+    lora: LoraConfig | None = None
+    """Low-rank adapters, and the head whole, are trained instead of all weights. null: none."""
+    freeze: Literal["backbone"] | Annotated[int, Field(ge=0)] | None = None
+    """Weights that stay as they are: of all but the head, or of the embedding and the first so many layers."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass. auto: where a forward of useful size would not fit without."""
     packed: Literal["auto"] | bool = "auto"
     """Packed, prefix-shared forward. auto: where the architecture passes the guards, else padded, announced."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout inside the base model."""
+    head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the hidden states that the head reads."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.lora is not None and self.freeze is not None:
+            raise ValueError(
+                f"model.freeze is {self.freeze} beside model.lora, which freezes the whole base already: take one out"
+            )
+        return self
 
 
 class ObjectiveConfig(Section):
@@ -112,8 +142,11 @@ class ObjectiveConfig(Section):
 
 
 class OptimConfig(Section):
-    lr: Annotated[float, Field(gt=0)] = 1e-5
-    """Peak learning rate."""
+    lr: Annotated[float, Field(gt=0)] = FULL_LR
+    """Peak learning rate. Not given: 1e-5, and 1e-4 with `model.lora`."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of a layer relative to the one above it. The head has the whole rate, layer l of L (counted from 0)
+    the rate x layer_decay^(L - l), the embedding x layer_decay^(L + 1)."""
     global_batch_size: PositiveInt = 64
     """Comparisons per optimizer step, over all workers. A prompt's rows share a step, so a step may vary by a few."""
     epochs: PositiveInt = 1
@@ -205,6 +238,16 @@ class TrainConfig(Section):
         """Where scores are read, as batches are built: `model.pooling`, or the objective's own read-out."""
         return self.objective.readout or self.model.pooling
 
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_lr(cls, tree: Any) -> Any:
+        """The rate of LoRA where none is given, so that the resolved config holds the one that is used."""
+        sections = tree if isinstance(tree, dict) else {}
+        model, optim = sections.get("model"), sections.get("optim", {})
+        if isinstance(model, dict) and model.get("lora") is not None and isinstance(optim, dict):
+            return {**tree, "optim": {"lr": LORA_LR, **optim}}
+        return tree
+
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if "://" in self.run.storage:
@@ -225,6 +268,10 @@ class TrainConfig(Section):
             raise ValueError(
                 f"workers.max_micro_batch_tokens is {tokens}, but one comparison may take 2 x data.max_length = "
                 f"{2 * self.data.max_length} tokens: raise the first or lower the second"
+            )
+        if self.model.freeze == "backbone" and self.optim.layer_decay != 1:
+            raise ValueError(
+                f"optim.layer_decay is {self.optim.layer_decay}, but with model.freeze: backbone no layer is trained"
             )
         if self.workers.min_num > self.workers.max_num:
             raise ValueError(f"workers.num is [{self.workers.min_num}, {self.workers.max_num}]: the least comes first")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,7 @@ from rmray.models.attention import (
     longest_path,
     plan_attention,
 )
+from rmray.models.heads import find_head
 from rmray.models.last_layer import restrict_last_layer
 from rmray.models.padded import one_token_batch, padded_inputs
 from rmray.models.probe import check_packed
@@ -44,14 +46,19 @@ class RewardBackbone(nn.Module):
     `packed_reason` why it is the padded one ("" where packed). A batch with a path longer than the model's sliding
     window is padded either way.
     pooling: the same that the batches are built with; a model with a classification head of its own is called whole and
-    reads by its own rule.
+    reads by its own rule. head_dropout: probability of dropout on what the head reads, while training.
 
     While `packed`, the wrapped model answers only through this module: called directly it raises NotPackableError, and
     inside `plain_attention()` it is plain transformers again.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, pooling: str = "last", packed: Literal["auto"] | bool = "auto"
+        self,
+        model: PreTrainedModel,
+        *,
+        pooling: str = "last",
+        packed: Literal["auto"] | bool = "auto",
+        head_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         guards.check_pooling(model, pooling)
@@ -78,6 +85,9 @@ class RewardBackbone(nn.Module):
             self.packed = True
             self._set_attention(PACKED_ATTENTION)
             restrict_last_layer(model)
+        if head_dropout:
+            # On the head itself, which both forwards and a model with a head of its own call alike.
+            find_head(model)[1].register_forward_pre_hook(partial(_drop, head_dropout))
 
     def forward(self, batch: FlatBatch) -> torch.Tensor:
         """scores_S, or scores_SC where a step's score is one a class, float32, on the device of the model, in the order
@@ -203,3 +213,8 @@ class RewardBackbone(nn.Module):
         """What fills padded rows; their attention mask hides it."""
         pad_id = guards.text_config(self.model).pad_token_id
         return 0 if pad_id is None else int(pad_id)
+
+
+def _drop(probability: float, head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    hidden, *others = args
+    return nn.functional.dropout(hidden, probability, head.training), *others

@@ -12,6 +12,7 @@ from transformers.utils.hub import cached_file
 
 from rmray.errors import ModelError
 from rmray.models.heads import HEADS
+from rmray.models.lora import ADAPTER_DIR
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -90,6 +91,12 @@ def check_safetensors(name: str) -> None:
 def check_base(name: str, pooling: str = "last") -> PreTrainedConfig:
     """The config, or ModelError where `name` cannot become a reward model, from small files: before a job starts."""
     config = read_config(name)
+    if Path(name, ADAPTER_DIR).is_dir():
+        raise ModelError(
+            "the bundle keeps its adapter apart from its base, and training would go on without it",
+            where=name,
+            next_step="train from a bundle that was exported with model.lora.export: merged",
+        )
     check_head(name, config, pooling)
     check_safetensors(name)
     return config

@@ -14,7 +14,8 @@ from rmray.errors import ClusterError, ModelError
 
 SHARDING_PAYS_FROM = 2_000_000_000  # parameters: below, plain data parallel is faster than ZeRO-3
 FULL_SPEED_TOKENS = 4_096  # of a forward: with fewer, matrix products lose more than recomputation costs
-STATE_BYTES_PER_PARAMETER = 20  # fp32 weight, ZeRO's master copy of it, gradient, two moments
+WEIGHT_BYTES = 4  # of a parameter: float32
+TRAINED_BYTES = 16  # of one that is trained, beside its weight: ZeRO's master copy of it, gradient, two moments
 PROCESS_BYTES = 2**29  # a worker before it holds a model: torch, Ray and DeepSpeed, or the context of a GPU
 USED_SHARE = 0.85  # of free memory: what others take meanwhile; Ray stops workers where a node is 95% full
 ACTIVATIONS_SHARE = 0.6  # of what that leaves: the CPU's allocator was measured to keep 1.65 bytes for each one in use
@@ -28,13 +29,14 @@ MAX_AUTO_TOKENS_CPU = 8_192  # beyond, activations only leave the caches
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """What memory and time depend on. intermediate: width of the feed-forward layers. longest_packed: longest path, in
-    tokens, that the packed forward may take; 0 where the structure allows none."""
+    tokens, that the packed forward may take; 0 where the structure allows none. trained_parameters: None for all."""
 
     num_parameters: int
     hidden: int
     intermediate: int
     layers: int
     longest_packed: int = sys.maxsize
+    trained_parameters: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,8 @@ def micro_batch_tokens(
 
 def _state_bytes(shape: ModelShape, shards: int) -> float:
     """Weights, gradients and moments of one worker."""
-    return STATE_BYTES_PER_PARAMETER * shape.num_parameters / shards
+    trained = shape.num_parameters if shape.trained_parameters is None else shape.trained_parameters
+    return (WEIGHT_BYTES * shape.num_parameters + TRAINED_BYTES * trained) / shards
 
 
 def _fitting_tokens(

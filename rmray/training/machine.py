@@ -15,11 +15,16 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 
+from rmray.config.train import ModelConfig
 from rmray.errors import ClusterError
 from rmray.models import guards
 from rmray.models.base import has_bfloat16, set_dropout
+from rmray.models.depth import head_names
+from rmray.models.freeze import freeze
+from rmray.models.lora import num_adapter_parameters
 from rmray.training.auto import Machine, ModelShape
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -62,32 +67,52 @@ def container_room(cgroups: Path = CGROUPS) -> list[int]:
     return room
 
 
-def inspect_model(name_or_dir: str) -> ModelShape:
-    """The shape of a base model from its config alone; no weight is read or allocated."""
-    config = AutoConfig.from_pretrained(name_or_dir)
+def inspect_model(model: ModelConfig) -> ModelShape:
+    """The shape of a base model, and how much of it is trained, from its config alone; no weight is read or
+    allocated."""
+    config = AutoConfig.from_pretrained(model.base)
     with torch.device("meta"):
-        model = AutoModel.from_config(config)
-        longest_packed = _longest_packed(config)
+        base = AutoModel.from_config(config)
+        classifier = _classifier(config)
     text = config.get_text_config()
     hidden = int(text.hidden_size)
     return ModelShape(
-        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_parameters=sum(p.numel() for p in base.parameters()),
         hidden=hidden,
         intermediate=int(getattr(text, "intermediate_size", None) or 4 * hidden),
         layers=int(text.num_hidden_layers),
-        longest_packed=longest_packed,
+        longest_packed=_longest_packed(classifier),
+        trained_parameters=_trained_parameters(classifier, model),
     )
 
 
-def _longest_packed(config: PreTrainedConfig) -> int:
-    """What the guards say of the reward model that is made of this base. The probe on its real weights may still refuse
-    the packed forward: then forwards are larger than planned, within the margin of `auto`."""
+def _classifier(config: PreTrainedConfig) -> PreTrainedModel | None:
+    """The reward model that is made of this base, None where transformers has no such class: loading tells of that."""
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        return 0
+        return None
     config = copy.deepcopy(config)
     config.num_labels = 1
     set_dropout(config.get_text_config(), 0.0)
-    model = AutoModelForSequenceClassification.from_config(config)
-    if guards.packed_refusal(model):
+    classifier: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    return classifier
+
+
+def _longest_packed(classifier: PreTrainedModel | None) -> int:
+    """What the guards say. The probe on the real weights may still refuse the packed forward: then forwards are larger
+    than planned, within the margin of `auto`."""
+    if classifier is None or guards.packed_refusal(classifier):
         return 0
-    return guards.sliding_window(model) or sys.maxsize
+    return guards.sliding_window(classifier) or sys.maxsize
+
+
+def _trained_parameters(classifier: PreTrainedModel | None, model: ModelConfig) -> int | None:
+    """Those that have a gradient and moments; None for all."""
+    if classifier is None or (model.lora is None and model.freeze is None):
+        return None
+    if model.lora is not None:
+        named = dict(classifier.named_parameters())
+        head = sum(named[name].numel() for name in head_names(classifier))
+        return head + num_adapter_parameters(classifier, r=model.lora.r, targets=model.lora.targets)
+    assert model.freeze is not None
+    freeze(classifier, model.freeze)
+    return sum(p.numel() for p in classifier.parameters() if p.requires_grad)

@@ -48,6 +48,7 @@ def with_absolute_paths(config: TrainConfig, directory: Path | None = None) -> T
             "run": config.run.model_copy(update={"storage": resolved(config.run.storage)}),
             "data": config.data.model_copy(
                 update={split: [if_there(name) for name in getattr(config.data, split)] for split in ("train", "eval")}
+                | {"reference": config.data.reference and resolved(config.data.reference)}
             ),
             "model": config.model.model_copy(update={"base": if_there(config.model.base)}),
             "checkpoint": config.checkpoint.model_copy(

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from rmray.config.train import TrainConfig
+from rmray.config.train import ModelConfig, TrainConfig
 from rmray.connect import connected
 from rmray.data.prepare import format_ledger, prepare_for
 from rmray.errors import BundleError, RmrayError, RunError, RunInterruptedError, TrainingError
@@ -35,6 +35,7 @@ from rmray.training.lock import hold_run
 from rmray.training.metrics_log import METRICS_FILE, figures_of
 from rmray.training.storage import checkpoint_place, is_url, storage_warnings, with_absolute_paths
 from rmray.training.storage_check import check_seen_by_all
+from rmray.training.warm_start import check_rules, named_reference, warm_start_of
 
 CHOICES_FILE = "choices.json"  # what `auto` came to
 
@@ -68,6 +69,9 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         _check_shared(config, nodes)
         prepared = prepare_for(config)
         _say(format_ledger(prepared.manifest))
+        named_reference(config)  # what is wrong with it is told before training
+        if old := warm_start_of(config.model.base):
+            check_rules(old, config, prepared.manifest.render_rules)
         choices = choose(config, *_get(look))
         identity = runs.identify(config, prepared.manifest)
         store = CheckpointStore(checkpoint_place(config))
@@ -175,13 +179,13 @@ def _look_from_a_worker(config: TrainConfig, workers_per_node: int) -> Any:
     """Start a task that looks at model and machine with a worker's resources, while data is prepared."""
     workers = config.workers
     look = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_retries=0)(_look)
-    return look.remote(config.model.base, bool(workers.gpus), workers_per_node)
+    return look.remote(config.model, bool(workers.gpus), workers_per_node)
 
 
-def _look(base: str, gpu: bool, workers_here: int) -> tuple[ModelShape, Machine]:
+def _look(model: ModelConfig, gpu: bool, workers_here: int) -> tuple[ModelShape, Machine]:
     from rmray.training.machine import inspect_machine, inspect_model
 
-    return inspect_model(base), inspect_machine(gpu=gpu, workers_here=workers_here)
+    return inspect_model(model), inspect_machine(gpu=gpu, workers_here=workers_here)
 
 
 def _get(reference: Any) -> Any:

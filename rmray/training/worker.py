@@ -21,7 +21,6 @@ from rmray.data.prepared import Row
 from rmray.data.shares import StepShare
 from rmray.data.tokenizer import load_base_tokenizer
 from rmray.models.backbone import RewardBackbone, check_packed
-from rmray.models.base import load_reward_model
 from rmray.models.memory import keep_freed_memory
 from rmray.training.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter
 from rmray.training.early_stopping import StopEarly
@@ -40,10 +39,12 @@ from rmray.training.job import WorkerJob
 from rmray.training.lock import still_held
 from rmray.training.loop import Hook, LoopSettings, run_loop
 from rmray.training.metrics_log import MetricsLog
+from rmray.training.model import make_model
 from rmray.training.notices import Notices
 from rmray.training.objective import Objective
 from rmray.training.schedule import num_warmup_steps
 from rmray.training.storage import checkpoint_place
+from rmray.training.warm_start import warnings
 from rmray.training.watchdog import beating
 
 
@@ -74,6 +75,8 @@ def run_worker(
     processes = ranks.gather({"host": platform.node(), "pid": os.getpid()})
     log = MetricsLog(run_dir, start_step=checkpoint.state.step if checkpoint else 0) if first else None
     events = EventLog(run_dir) if first else None
+    for kind, message in warnings(config) if first and not checkpoint else ():
+        _tell(events, kind, message, {})
     objective = Objective(**config.objective.model_dump(exclude={"aggregate"}))
     notices = Notices(run_dir, preempted=preempted)
     guard = StopWhenBroken(checkpoint.state.skipped_in_a_row if checkpoint else 0)
@@ -181,27 +184,28 @@ def _make_engine(job: WorkerJob, checkpoint: Checkpoint | None, deepspeed: bool)
         betas=config.optim.betas,
         eps=config.optim.eps,
         max_grad_norm=config.optim.max_grad_norm,
+        layer_decay=config.optim.layer_decay,
         bfloat16=choices.bfloat16,
+        trained_only=config.model.lora is not None,
         bucket_elements=choices.buckets.elements,
         whole_below=choices.buckets.whole_below,
     )
 
     def load(gather: Callable[[list[Any]], AbstractContextManager[Any]]) -> RewardBackbone:
-        model = load_reward_model(
-            checkpoint.model_dir if checkpoint else config.model.base,
-            dtype=torch.float32,
+        model = make_model(
+            config,
             pad_id=job.pad_id,
-            seed=config.run.seed,
-            dropout=config.model.dropout,
             device=choices.device,
+            checkpoint_dir=checkpoint.model_dir if checkpoint else None,
             gather=gather,
-            pooling=config.pooling,
         )
         if choices.gradient_checkpointing:
             # Renamed within transformers 5; the old name warns.
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
-        return RewardBackbone(model, pooling=config.pooling, packed=config.model.packed)
+        return RewardBackbone(
+            model, pooling=config.pooling, packed=config.model.packed, head_dropout=config.model.head_dropout
+        )
 
     engine_type = DeepSpeedEngine if deepspeed else TorchEngine
     return engine_type(load, settings, device=choices.device)

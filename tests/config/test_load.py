@@ -78,7 +78,11 @@ def test_wrong_type_names_path_value_file_and_line(tmp_path: Path) -> None:
         ("optim: {betas: [0.9]}", ["`optim.betas` is [0.9]"]),
         ("optim: {betas: [0.9, 2]}", ["`optim.betas` is 2", "less than 1"]),
         ("run: {seed: -1}", ["`run.seed` is -1"]),
-        ("model: {base: x, lora: {r: 8}}", ["`model.lora` is {'r': 8}"]),
+        ("model: {base: x, lora: {r: 0}}", ["`model.lora.r` is 0", "greater than 0"]),
+        ("model: {base: x, lora: {targets: []}}", ["`model.lora.targets` is []"]),
+        ("model: {base: x, lora: {rank: 8}}", ["unknown key `model.lora.rank`"]),
+        ("model: {base: x, freeze: head}", ["`model.freeze` is 'head'", "'backbone'", "a valid integer"]),
+        ("optim: {layer_decay: 1.1}", ["`optim.layer_decay` is 1.1", "less than or equal to 1"]),
         ("? [a, b]\n: c", ["a key must be a word"]),
     ],
 )
@@ -119,6 +123,8 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
             ["center is 0.01 and label_smoothing is 0.1", "plackett_luce has none"],
         ),
         ([("objective.label_smoothing", "0.5")], ["objective.label_smoothing", "less than 0.5"]),
+        ([("model.lora", "{r: 8}"), ("model.freeze", "2")], ["model.freeze is 2 beside model.lora", "take one out"]),
+        ([("model.freeze", "backbone"), ("optim.layer_decay", "0.9")], ["layer_decay is 0.9", "no layer is trained"]),
         ([("checkpoint.export", "best")], ["checkpoint.export: best need", "nothing is held out", "data.eval"]),
     ],
 )
@@ -156,3 +162,23 @@ def test_every_field_is_documented() -> None:
     for section in TrainConfig.model_fields.values():
         for name, field in section.annotation.model_fields.items():  # type: ignore[union-attr]
             assert field.description, name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lr"),
+    [
+        ([], 1e-5),
+        ([("model.lora", "null")], 1e-5),
+        ([("model.lora", "{}")], 1e-4),
+        ([("model.lora.r", "4"), ("optim.epochs", "2")], 1e-4),
+        ([("model.lora.r", "4"), ("optim.lr", "3e-4")], 3e-4),
+        ([("model.freeze", "backbone")], 1e-5),
+    ],
+)
+def test_the_learning_rate_not_given_is_that_of_what_is_trained(
+    tmp_path: Path, overrides: list[tuple[str, str]], lr: float
+) -> None:
+    config = load_config(TrainConfig, write(tmp_path, MINIMAL), overrides)
+    assert config.optim.lr == lr
+    save_config(config, tmp_path / "resolved.yaml")
+    assert load_config(TrainConfig, tmp_path / "resolved.yaml") == config

@@ -61,6 +61,17 @@ def test_a_large_model_on_gpus() -> None:
     assert choices.max_micro_batch_tokens == int(0.6 * (0.85 * 78 * GIB - GIB / 2 - state_bytes) / bytes_per_token)
 
 
+def test_frozen_parameters_take_their_weights_and_no_more() -> None:
+    adapters = 10_000_000
+    shape = replace(SEVEN_B, trained_parameters=adapters)
+    choices = choose(config(workers={"num": 1, "gpus": 1}), shape, GPU)
+    state_bytes = 4 * 7e9 + 16 * adapters
+    bytes_per_token = 3 * (32 * 4096 + 2 * (14 * 4096 + 4 * 14336) + 8 * 4096)
+    assert choices.max_micro_batch_tokens == int(0.6 * (0.85 * 78 * GIB - GIB / 2 - state_bytes) / bytes_per_token)
+    with pytest.raises(ModelError, match="does not fit"):  # all of them: 130 GiB of weights, gradients and moments
+        choose(config(workers={"num": 1, "gpus": 1}), SEVEN_B, GPU)
+
+
 def test_what_is_set_is_taken() -> None:
     set_by_hand = config(
         model={"dtype": "float32", "gradient_checkpointing": False},

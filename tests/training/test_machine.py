@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig, Gemma2Config, MistralConfig, PreTrainedConfig, Qwen3Config
 
+from rmray.config.train import ModelConfig
 from rmray.training.machine import container_room, inspect_machine, inspect_model
 
 SIZES = {
@@ -57,6 +58,22 @@ def test_workers_of_a_machine_share_its_memory() -> None:
 )
 def test_a_base_is_known_by_its_config(tmp_path: Path, config: PreTrainedConfig, longest_packed: int) -> None:
     config.save_pretrained(tmp_path)
-    shape = inspect_model(str(tmp_path))
+    shape = inspect_model(ModelConfig(base=str(tmp_path)))
     assert (shape.hidden, shape.intermediate, shape.layers, shape.longest_packed) == (32, 96, 2, longest_packed)
     assert shape.num_parameters > 2 * 32 * (4 * 32 + 2 * 96)  # attention and feed-forward of two layers, at least
+
+
+def test_what_is_trained_of_a_base_is_counted_without_its_weights(tmp_path: Path) -> None:
+    config = Qwen3Config(**DECODER, tie_word_embeddings=True)
+    config.save_pretrained(tmp_path)
+    attention = 4 * 32 * 32 + 2 * 16  # projections, and the norms of queries and keys
+    layer = attention + 3 * 32 * 96 + 2 * 32
+    for settings, trained in (
+        ({}, None),
+        ({"lora": {"r": 4}}, 2 * 4 * 4 * (32 + 32) + 32),
+        ({"lora": {"r": 4, "targets": ["up_proj"]}}, 2 * 4 * (32 + 96) + 32),
+        ({"freeze": "backbone"}, 32),
+        ({"freeze": 1}, layer + 32 + 32),  # the second layer, the last norm, the head
+    ):
+        shape = inspect_model(ModelConfig.model_validate({"base": str(tmp_path), **settings}))
+        assert shape.trained_parameters == trained, settings

@@ -15,6 +15,7 @@ from rmray.models.bundle.weights import read_headers
 from rmray.models.files import first_line, tensor_from_files
 from rmray.models.guards import has_score_head, natural_pooling
 from rmray.models.heads import HEADS, SCALAR, HeadClass, find_head, readout_of, set_head_float32
+from rmray.models.lora import ADAPTER_DIR, load_adapter
 
 
 def load_config(directory: Path) -> PretrainedConfig:
@@ -56,10 +57,11 @@ def head_class(config: PretrainedConfig) -> HeadClass:
 
 
 def load_classifier(directory: Path, *, dtype: torch.dtype) -> PreTrainedModel:
-    """The classifier of a directory with its weights in `dtype`, in eval mode, on the CPU.
+    """The classifier of a directory with its weights in `dtype`, in eval mode, on the CPU; with its adapter, where that
+    lies apart.
 
-    Raises BundleError: unsound files, more than one label, weights that are not in the files (a head that was never
-    trained among them), weights that are NaN or infinite.
+    Raises ModelError for an adapter that does not fit, BundleError: unsound files, more than one label, weights that
+    are not in the files (a head that was never trained among them), weights that are NaN or infinite.
     """
     read_headers(directory)
     config = load_config(directory)
@@ -81,6 +83,8 @@ def load_classifier(directory: Path, *, dtype: torch.dtype) -> PreTrainedModel:
         raise BundleError("transformers cannot load the model", where=str(directory), why=first_line(error)) from error
     _check_loaded(directory, model, info)
     _check_finite(directory, model)
+    if (directory / ADAPTER_DIR).is_dir():
+        load_adapter(model, directory / ADAPTER_DIR)
     return model  # from_pretrained leaves it in eval mode
 
 

@@ -28,16 +28,18 @@ from rmray.models.bundle.manifest import (
     PLAIN,
     PLAIN_TOKENS,
     RMRAY_ONLY,
+    WITH_PEFT,
     BundleManifest,
     hash_files,
     model_version_of,
     write_manifest,
 )
 from rmray.models.bundle.probes import choose_goldens
-from rmray.models.bundle.reference import reference_statistics
+from rmray.models.bundle.reference import reference_statistics, save_reference
 from rmray.models.bundle.weights import main_dtype
 from rmray.models.head_scorer import RequestEncoder
 from rmray.models.heads import find_head
+from rmray.models.lora import ADAPTER_DIR
 from rmray.models.reward import UNNORMALISED, Unfinished
 from rmray.schema import ScoreRequest
 
@@ -75,6 +77,7 @@ def export_bundle(
     unfinished: Unfinished | None = None,
     license: str | None = None,
     pad: PadChoice | None = None,
+    warm_start: str = "",
     overwrite: bool = False,
     device: torch.device | str = "cpu",
     aggregate: str = "",
@@ -84,9 +87,10 @@ def export_bundle(
     reference: requests whose scores rewards are normalised against. goldens: requests kept with their ids and scores;
     none: a few are chosen from `reference`, beside fixed probes. rules: how training rendered. base, data_hashes,
     metrics, license: for readers. pad: how the pad token was chosen, where that was before training: the trained
-    model's tokenizer has it already. overwrite: replace an existing bundle. device: where `reference` is scored;
-    goldens are scored by plain transformers on the CPU in its own process, and by rmray's forward, which must agree.
-    pooling: its kind follows (`KIND_OF`). aggregate: what makes a score of an outcome or process model's probabilities.
+    model's tokenizer has it already. warm_start: version of the bundle that training went on from. overwrite: replace
+    an existing bundle. device: where `reference` is scored; goldens are scored by plain transformers on the CPU in its
+    own process, and by rmray's forward, which must agree. pooling: its kind follows (`KIND_OF`). aggregate: what makes
+    a score of an outcome or process model's probabilities.
     Raises BundleError: files that are no reward model, a reference that cannot normalise, or disagreement.
     """
     source, directory = Path(model_dir), Path(directory)
@@ -136,6 +140,7 @@ def export_bundle(
         exact = is_exact(device, torch.float32)
         check_goldens(made, scorer, std=None if exact else statistics.std, where=str(source))
         made.save(work)
+        save_reference(work, reference)
         manifest = BundleManifest(
             name=name,
             kind=KIND_OF.get(pooling, "scalar"),
@@ -157,6 +162,7 @@ def export_bundle(
             license=license,
             files={},
             model_version="",
+            warm_start=warm_start,
         )
         manifest = sealed(work, manifest)
         write_manifest(work, manifest)
@@ -167,9 +173,11 @@ def export_bundle(
     return BundleInfo(directory, manifest, len(made.items))
 
 
-def _loads_with(directory: Path, pooling: str) -> str:
-    if pooling != plain_pooling(directory)[0]:
+def _loads_with(work: Path, pooling: str) -> str:
+    if pooling != plain_pooling(work)[0]:
         return RMRAY_ONLY
+    if (work / ADAPTER_DIR).is_dir():
+        return WITH_PEFT
     return PLAIN_TOKENS if pooling in KIND_OF else PLAIN
 
 

@@ -20,8 +20,7 @@ from rmray.data.tokenizer import PadChoice, choose_pad_token, load_tokenizer, to
 from rmray.errors import BundleError
 from rmray.models.bundle.classifier import check_head, load_config, meta_model
 from rmray.models.bundle.weights import INDEX, TensorHeader, read_headers, weight_files
-
-ADAPTER_CONFIG = "adapter_config.json"
+from rmray.models.lora import ADAPTER_DIR, CONFIG, WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,8 @@ class ModelFiles:
 
 
 def copy_model(source: Path, target: Path) -> ModelFiles:
-    """Copy weights, config, tokenizer and licence texts from `source` into the existing, empty folder `target`.
+    """Copy weights, an adapter beside them, config, tokenizer and licence texts from `source` into the existing, empty
+    folder `target`.
 
     Raises BundleError: an adapter without its base, no safetensors, unsound files, more than one label, a tokenizer
     that does not fit the vocabulary or does not survive saving.
@@ -47,6 +47,9 @@ def copy_model(source: Path, target: Path) -> ModelFiles:
         shutil.copyfile(source / name, target / name)
     if pad.added:
         _grow_embedding(target, config, rows=pad.id + 1)
+    for name in (CONFIG, WEIGHTS) if (source / ADAPTER_DIR).is_dir() else ():
+        (target / ADAPTER_DIR).mkdir(exist_ok=True)
+        shutil.copyfile(source / ADAPTER_DIR / name, target / ADAPTER_DIR / name)
     _write_config(source, target, pad)
     _save_tokenizer(tokenizer, target)
     for path in source.iterdir():
@@ -57,7 +60,7 @@ def copy_model(source: Path, target: Path) -> ModelFiles:
 
 def check_source(source: Path) -> None:
     """Raise BundleError where a directory's files cannot be those of a scalar reward model; loads no weights."""
-    if (source / ADAPTER_CONFIG).is_file():
+    if (source / CONFIG).is_file():
         raise BundleError(
             "this is a LoRA adapter, not a whole model",
             where=str(source),

@@ -26,6 +26,7 @@ from rmray.models.bundle import clean_scores as clean_script
 from rmray.models.bundle.classifier import plain_pooling
 from rmray.models.bundle.manifest import GOLDENS_NAME
 from rmray.models.bundle.request_json import request_from_json, request_to_json
+from rmray.models.lora import ADAPTER_DIR
 from rmray.models.scorer import Encoded, RawScores
 from rmray.schema import ScoreFailure, ScoreRequest
 
@@ -145,7 +146,7 @@ def make_goldens(encoder: Encoder, requests: Sequence[ScoreRequest], directory: 
         Golden(e.request, paths, g.prompt_lens, tuple(tuple(next(each)) for _ in paths), g.step_ends)
         for e, paths, g in zip(encoded, ids, groups, strict=True)
     )
-    made_with = {k: clean[k] for k in ("class", "torch", "transformers")}
+    made_with: dict[str, str] = {k: clean[k] for k in ("class", "torch", "transformers", "peft") if k in clean}
     padded = {side: list(chain(*clean[side])) for side in ("right", "left") if clean[side] is not None}
     return Goldens(items, tolerance_of(list(chain(*clean["alone"])), padded, where=str(directory)), made_with)
 
@@ -177,12 +178,14 @@ def clean_scores(
     natural, is_decoder = plain_pooling(directory)
     if pooling != natural and not (pooling == "mean" and natural == "last" and is_decoder):
         raise BundleError(f"the model's head reads `{natural}`, and `{pooling}` was asked for", where=str(directory))
+    adapter = Path(directory, ADAPTER_DIR)
     with tempfile.TemporaryDirectory() as scratch:
         request, answer = Path(scratch, "request.json"), Path(scratch, "answer.json")
         request.write_text(
             json.dumps(
                 {
                     "directory": str(Path(directory).resolve()),
+                    "adapter": str(adapter.resolve()) if adapter.is_dir() else None,
                     "read": pooling if pooling in TOKEN_READOUTS or pooling != natural else "sequence",
                     "left": is_decoder,
                     "paths": [list(p) for p in paths],

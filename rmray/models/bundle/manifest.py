@@ -1,6 +1,8 @@
 """What rmray.json says about a bundle, and how its version is named. Written by `export`, read by `load`. No tensors.
 
 DIR/rmray.json          this record, written last
+DIR/reference.jsonl     the records that rewards are normalised against, for the model's successors
+DIR/adapter/            a LoRA adapter and its head as peft loads them, where they are kept apart from the base
 DIR/goldens.json        texts, the token ids they must render to, and the scores of the exported files
 DIR/config.json, *.safetensors, tokenizer files   what plain transformers loads
 """
@@ -17,16 +19,20 @@ from typing import Any
 
 from rmray import __version__
 from rmray.errors import BundleError
+from rmray.models.lora import ADAPTER_DIR
+from rmray.models.lora import CONFIG as ADAPTER_CONFIG
 from rmray.models.reward import Reference, Unfinished
 
 BUNDLE_FORMAT = 1
 MIN_RMRAY = "0.1.0"  # the first rmray that reads BUNDLE_FORMAT; an older one quotes it to its user
 MANIFEST_NAME = "rmray.json"
 GOLDENS_NAME = "goldens.json"
+REFERENCE_NAME = "reference.jsonl"
 CARD_NAME = "README.md"
 
 PLAIN = "AutoModelForSequenceClassification"
 PLAIN_TOKENS = "AutoModelForTokenClassification"
+WITH_PEFT = "peft.PeftModel"
 RMRAY_ONLY = "rmray"
 
 
@@ -38,11 +44,12 @@ class BundleManifest:
     kind: `scalar`, `outcome`, `process`. objective: the training objective, or `imported`. pooling: `last`, `mean`,
     `first`; of outcome models `tokens`, of process models `steps`. aggregate: what makes one raw score of such models'
     probabilities, `mean`, `min` or `product`; empty for a scalar.
-    loads_with: the transformers class that gives the same scores, or `rmray` where none does.
+    loads_with: the transformers class that gives the same scores, peft's where it is to read the adapter, or `rmray`.
     head: the head's weight in the files. head_trained: False for one that was never trained, which is never served.
     dtype: of the weights in the files. render_rules: `RenderRules` as a dict. pad: how the pad token was chosen.
     files: name -> sha256 of every other file of the bundle but its card. model_version: see `model_version_of`.
-    data_hashes: name -> hash of what it was trained on. metrics: of the training run, by name.
+    data_hashes: name -> hash of what it was trained on. metrics: of the training run, by name. warm_start: version of
+    the bundle that training went on from, "" where it began from a base model.
     """
 
     name: str
@@ -64,6 +71,7 @@ class BundleManifest:
     license: str | None
     files: dict[str, str]
     model_version: str
+    warm_start: str = ""
     format: int = BUNDLE_FORMAT
     min_rmray: str = MIN_RMRAY
     created_by: str = f"rmray {__version__}"
@@ -185,4 +193,6 @@ def model_version_of(
         "reference": reference_hash,
         "aggregate": aggregate,
     }
+    if adapter := files.get(f"{ADAPTER_DIR}/{ADAPTER_CONFIG}"):  # which holds the scale
+        rules["adapter"] = adapter
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]

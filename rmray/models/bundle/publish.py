@@ -26,6 +26,7 @@ from rmray.models.bundle.load import check_manifest
 from rmray.models.bundle.manifest import (
     CARD_NAME,
     MANIFEST_NAME,
+    REFERENCE_NAME,
     BundleManifest,
     check_files,
     read_manifest,
@@ -157,14 +158,15 @@ def check_output(directory: Path, *, overwrite: bool) -> None:
 
 
 def public_manifest(manifest: BundleManifest, license: License | None) -> BundleManifest:
-    """The manifest without the paths of this machine, and with the licence that was given. Its version stays: neither
-    counts for it."""
+    """The manifest without the paths of this machine and without the reference records, which are somebody's data, and
+    with the licence that was given. Its version stays: none of these counts for it."""
     return replace(
         manifest,
         name=public_name(manifest.name),
         base_model=public_source(manifest.base_model) if manifest.base_model else "",
         data_hashes=public_hashes(manifest.data_hashes.items()),
         reference=replace(manifest.reference, source=public_name(manifest.reference.source)),
+        files={name: digest for name, digest in manifest.files.items() if name != REFERENCE_NAME},
         license=license.shown if license is not None else manifest.license,
     )
 

@@ -1,13 +1,17 @@
-"""Score a reference set with a model that has none yet. Used by export and import."""
+"""Score a reference set with a model that has none yet, and keep its records for the next one. Used by export, import
+and warm starts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from rmray.errors import BundleError
 from rmray.models.bundle.goldens import Forward
-from rmray.models.bundle.request_json import request_to_json
+from rmray.models.bundle.manifest import REFERENCE_NAME
+from rmray.models.bundle.request_json import request_from_json, request_to_json
 from rmray.models.reward import Reference, reference_of_scores
 from rmray.models.scorer import batches_by_tokens
 from rmray.schema import ScoreFailure, ScoreRequest
@@ -42,3 +46,32 @@ def reference_statistics(
             for of, raw in zip(chosen, scorer.forward(chosen), strict=True):
                 scores.extend(scorer.completion_scores(of, raw))
     return reference_of_scores(scores, source=source, hash=hash_of_requests(requests), num_failed=num_failed)
+
+
+def save_reference(directory: Path, requests: Iterable[ScoreRequest]) -> None:
+    """Write DIR/reference.jsonl, a request a line."""
+    lines = (json.dumps(request_to_json(request), ensure_ascii=False) for request in requests)
+    (directory / REFERENCE_NAME).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def load_reference(directory: Path, *, hash: str) -> list[ScoreRequest] | None:
+    """The records of DIR/reference.jsonl, None where a bundle does not keep them. hash: what they must hash to.
+
+    Raises BundleError where the file is damaged, or is of another set.
+    """
+    path = directory / REFERENCE_NAME
+    if not path.is_file():
+        return None
+    try:
+        requests = [request_from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        found = hash_of_requests(requests)
+        if found != hash:
+            raise ValueError(f"its records hash to {found}, and the bundle's reference is {hash}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            "the bundle's reference records cannot be used",
+            where=str(path),
+            why=f"{type(error).__name__}: {error}",
+            next_step="copy the bundle again, or name the file of its reference in data.reference",
+        ) from error
+    return requests

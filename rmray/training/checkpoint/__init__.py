@@ -1,7 +1,8 @@
 """Checkpoints that load at any world size, hold no pickle, and are whole or absent; written while training goes on.
 
 step-00000050/
-    model/                                  as Hugging Face lays a model out, float32: config, tokenizer, safetensors
+    model/                                  as Hugging Face lays a model out, float32: config, tokenizer, safetensors;
+                                            with adapters, safetensors of the trained parameters alone
     optimizer-00001-of-00002.safetensors    AdamW's moments, `PARAMETER.exp_avg`, whole tensors
     state.json                              where the run stands and what it is, a `TrainingState`
     manifest.json                           size and sha256 of every file above

@@ -16,7 +16,6 @@ from rmray.training.engine.common import (
     align,
     clip_and_step,
     load_replicated_moments,
-    persistent_buffers,
     replicated_moments,
     set_lr,
     trained,
@@ -37,7 +36,7 @@ class TorchEngine(ModelFacts):
         self.updates = 0
         self._settings = settings
         self._module = InAutocast(self.backbone) if settings.bfloat16 else self.backbone
-        self._optimizer = adamw(self.backbone, settings)
+        self._optimizer = adamw(self.backbone.model, settings)
 
     def forward(self, batch: FlatBatch) -> torch.Tensor:
         scores_S: torch.Tensor = self._module(batch.to(self.ranks.device))
@@ -58,9 +57,9 @@ class TorchEngine(ModelFacts):
         return update
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, parameter in self.backbone.model.named_parameters():
+        for name, parameter in self._saved_parameters():
             yield name, parameter.detach()
-        yield from persistent_buffers(self.backbone.model)
+        yield from self._saved_buffers()
 
     def moments(self) -> Iterator[tuple[str, torch.Tensor]]:
         if self.updates:

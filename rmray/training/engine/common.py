@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rmray.data.batch import FlatBatch
+from rmray.models.depth import depths
 from rmray.training.engine.contract import EngineSettings, Update
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -20,12 +21,20 @@ class ModelFacts:
     """What an engine can tell of `backbone.model` without a message between ranks."""
 
     backbone: Any
+    _settings: EngineSettings
 
     def tensor_sizes(self) -> dict[str, int]:
-        model = self.backbone.model
         # Under zero.Init a parameter of another rank is empty here; its size and shape are kept beside it.
-        sizes = {name: int(getattr(p, "ds_numel", p.numel())) for name, p in model.named_parameters()}
-        return sizes | {name: tensor.numel() for name, tensor in persistent_buffers(model)}
+        sizes = {name: int(getattr(p, "ds_numel", p.numel())) for name, p in self._saved_parameters()}
+        return sizes | {name: tensor.numel() for name, tensor in self._saved_buffers()}
+
+    def _saved_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those of `weights`."""
+        model = self.backbone.model
+        return trained(model) if self._settings.trained_only else model.named_parameters()
+
+    def _saved_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return iter(()) if self._settings.trained_only else persistent_buffers(self.backbone.model)
 
     def trained_names(self) -> set[str]:
         return {name for name, _ in trained(self.backbone.model)}
@@ -43,23 +52,33 @@ def align(model: nn.Module) -> None:
                 tensor.data = tensor.data.clone()
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: matrices decay; biases and norms do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) >= 2]
-    others = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+def parameter_groups(model: Any, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """AdamW's groups: matrices decay; biases and norms do not. lr_scale: of a group's learning rate, by its layer."""
+    scales = lr_scales(model, layer_decay) if layer_decay != 1 else {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, p in trained(model):
+        is_matrix = len(getattr(p, "ds_shape", p.shape)) >= 2
+        groups.setdefault((scales.get(name, 1.0), is_matrix), []).append(p)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if is_matrix else 0.0, "lr_scale": scale}
+        for (scale, is_matrix), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+    ]
 
 
-def adamw(model: nn.Module, settings: EngineSettings) -> torch.optim.AdamW:
-    groups = parameter_groups(model, settings.weight_decay)
+def lr_scales(model: Any, layer_decay: float) -> dict[str, float]:
+    """Parameter -> its share of the learning rate: 1 above the layers, layer_decay less for each layer below."""
+    depth_of, num_layers = depths(model)
+    return {name: layer_decay ** (num_layers + 1 - depth) for name, depth in depth_of.items()}
+
+
+def adamw(model: Any, settings: EngineSettings) -> torch.optim.AdamW:
+    groups = parameter_groups(model, settings.weight_decay, settings.layer_decay)
     return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
 
 
 def fresh_state(parameter: torch.Tensor, updates: int) -> dict[str, torch.Tensor]:

@@ -22,7 +22,8 @@ that checkpoints hold."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """How a step is made. weight_decay: on matrices alone, as is usual. bfloat16: autocast of the forward.
+    """How a step is made. weight_decay: on matrices alone, as is usual. layer_decay: of the learning rate, from each
+    layer to the one below it. bfloat16: autocast of the forward. trained_only: `weights` leaves out what is frozen.
 
     bucket_elements: of one message between ranks. whole_below: at stage 3, parameters of fewer elements stay whole.
     """
@@ -32,7 +33,9 @@ class EngineSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     max_grad_norm: float = 1.0
+    layer_decay: float = 1.0
     bfloat16: bool = False
+    trained_only: bool = False
     bucket_elements: int = 5_000_000
     whole_below: int = 100_000
 

@@ -22,7 +22,6 @@ from rmray.training.engine.common import (
     clip_and_step,
     fresh_state,
     load_replicated_moments,
-    persistent_buffers,
     replicated_moments,
     set_lr,
     trained,
@@ -49,7 +48,7 @@ class DeepSpeedEngine(ModelFacts):
             self.backbone = load(lambda parameters: nullcontext())
         align(self.backbone)
         module = InAutocast(self.backbone) if settings.bfloat16 else self.backbone
-        self._optimizer = adamw(self.backbone, settings)
+        self._optimizer = adamw(self.backbone.model, settings)
         self._engine, *_ = deepspeed.initialize(
             model=module, optimizer=self._optimizer, config=config, dist_init_required=False
         )
@@ -73,9 +72,9 @@ class DeepSpeedEngine(ModelFacts):
         return Update(*(torch.as_tensor(fact, device=self.ranks.device) for fact in facts))
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, parameter in self.backbone.model.named_parameters():
+        for name, parameter in self._saved_parameters():
             yield name, self._whole(parameter)
-        yield from persistent_buffers(self.backbone.model)
+        yield from self._saved_buffers()
 
     def _whole(self, parameter: nn.Parameter) -> torch.Tensor:
         """One parameter whole: below stage 3 every rank has it, in float32."""

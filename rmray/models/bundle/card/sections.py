@@ -20,7 +20,7 @@ from rmray.models.bundle.card.markdown import (
     public_name,
     table,
 )
-from rmray.models.bundle.manifest import PLAIN, PLAIN_TOKENS, BundleManifest
+from rmray.models.bundle.manifest import PLAIN, PLAIN_TOKENS, WITH_PEFT, BundleManifest
 
 HASH_DIGITS = 12
 
@@ -29,13 +29,13 @@ import json
 from pathlib import Path
 
 import torch
-{download}from transformers import AutoModelForSequenceClassification, AutoTokenizer
+{imports}from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 DIR = {directory}
 MEAN, STD = {mean!r}, {std!r}
 tokenizer = AutoTokenizer.from_pretrained(DIR)
 model = AutoModelForSequenceClassification.from_pretrained(DIR, dtype=torch.float32).eval()
-
+{adapter}
 
 def score(ids):
     with torch.inference_mode():
@@ -88,26 +88,34 @@ def loading(manifest: BundleManifest, facts: CardFacts) -> list[str]:
         "```",
         "",
     ]
-    if manifest.loads_with == PLAIN_TOKENS:
+    if manifest.kind in ("outcome", "process"):
         judged = "each completion token" if manifest.kind == "outcome" else "the last token of each step"
         sentence = (
             f"`{PLAIN_TOKENS}` loads it and gives the same logits: {judged} is read, as goldens.json shows. "
             "Finding those tokens and making a reward of what they say is left to rmray."
         )
         return [*lines, sentence, ""]
-    if manifest.loads_with != PLAIN:
+    if manifest.loads_with not in (PLAIN, WITH_PEFT):
         pooling = md(manifest.pooling)
         return [*lines, f"No transformers class reads this pooling ({pooling}): load it with rmray.", ""]
     eos = manifest.render_rules.get("eos_id")
+    apart = manifest.loads_with == WITH_PEFT
     plain = PLAIN_CODE.format(
-        download=download,
+        imports=download + ("from peft import PeftModel\n" if apart else ""),
+        adapter='model = PeftModel.from_pretrained(model, DIR + "/adapter").eval()\n' if apart else "",
         directory=directory,
         example=CHAT_EXAMPLE if manifest.render_rules.get("template_hash") else TEXT_EXAMPLE,
         eos=eos,
         mean=manifest.reference.mean,
         std=manifest.reference.std,
     )
-    return [*lines, "With plain transformers, to the same scores:", "", "```python", plain + "```", ""]
+    how = (
+        "With transformers and peft, to the same scores. The weights are those of the base and the adapter lies in "
+        "`adapter/`: transformers alone leaves it out without a word."
+        if apart
+        else "With plain transformers, to the same scores:"
+    )
+    return [*lines, how, "", "```python", plain + "```", ""]
 
 
 def training_data(manifest: BundleManifest, facts: CardFacts) -> list[str]:
