@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rmray.cli import benchmark, evaluate, export, judge, report
+from rmray.cli import benchmark, ensemble, evaluate, export, judge, report
 from rmray.cli.columns import add_column_arguments, add_data_arguments, columns_of
 from rmray.config import TrainConfig, load_config
 from rmray.config.load import known_paths, nearest
@@ -208,6 +208,7 @@ VERBS: dict[str, Verb] = {
     "prepare": Verb("tokenise preference files into a prepared set", _config_arguments, _prepare, takes_overrides=True),
     "train": Verb("train a reward model on Ray", _train_arguments, _train, takes_overrides=True),
     "sweep": Verb("try learning rates and name the best", _sweep_arguments, _sweep, takes_overrides=True),
+    "ensemble": Verb("combine bundles into an ensemble", ensemble.add_arguments, ensemble.run),
     "evaluate": Verb(
         "evaluate models on preference files and benchmarks", evaluate.evaluate_arguments, evaluate.run_evaluate
     ),

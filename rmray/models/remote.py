@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rmray.errors import RequestError
+from rmray.errors import BundleError, RequestError
 from rmray.models.bundle.goldens import check_goldens, load_goldens
 from rmray.models.bundle.load import check_manifest, load_encoder
 from rmray.models.bundle.manifest import read_manifest
@@ -122,6 +122,12 @@ def open_remote(
     directory = Path(bundle_dir)
     manifest = read_manifest(directory)
     check_manifest(directory, manifest)
+    if manifest.ensemble is not None:
+        raise BundleError(
+            "the bundle is an ensemble, and a server has one model",
+            where=str(directory),
+            next_step=f"give one of its members, such as {directory / 'members' / '0'}, or load it here with --bundle",
+        )
     encoder = load_encoder(directory, manifest)
     address = url.rstrip("/")
     server = ModelServer(address if address.endswith(ROUTES) else address + ROUTES[0], **options)

@@ -32,6 +32,15 @@ def reference_statistics(
     Completions that cannot be scored (over-long ones) are counted and left out; the hash is of all records, so that
     models with different limits share it. Raises BundleError where the scores cannot normalise anything.
     """
+    scores, num_failed = reference_scores(scorer, requests, max_batch_tokens=max_batch_tokens)
+    return reference_of_scores(scores, source=source, hash=hash_of_requests(requests), num_failed=num_failed)
+
+
+def reference_scores(
+    scorer: Forward, requests: Sequence[ScoreRequest], *, max_batch_tokens: int = 16384
+) -> tuple[list[float], int]:
+    """Raw scores of every completion that can be scored, in an order that the rendering alone decides, and how many
+    cannot."""
     scores: list[float] = []
     num_failed = 0
     for start in range(0, len(requests), CHUNK_REQUESTS):
@@ -40,4 +49,4 @@ def reference_statistics(
         for batch in batches_by_tokens([e.num_tokens for e in encoded], max_batch_tokens):
             for raw in scorer.forward([encoded[i] for i in batch]):
                 scores.extend(raw.tolist())
-    return reference_of_scores(scores, source=source, hash=hash_of_requests(requests), num_failed=num_failed)
+    return scores, num_failed
