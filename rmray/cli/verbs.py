@@ -62,6 +62,8 @@ def _train(arguments: Namespace) -> Result:
     config = _config(arguments)
     if arguments.seeds is not None:
         return _train_over_seeds(config, arguments)
+    if config.ensemble.members > 1:
+        return _train_ensemble(config, arguments)
     from rmray.training.trainer import train
 
     outcome = train(config, resume=arguments.resume, overwrite=arguments.overwrite)
@@ -74,6 +76,15 @@ def _train_over_seeds(config: TrainConfig, arguments: Namespace) -> Result:
     report = run_seeds(config, arguments.seeds, resume=arguments.resume, overwrite=arguments.overwrite)
     print_seeds(report)
     return report.to_json()
+
+
+def _train_ensemble(config: TrainConfig, arguments: Namespace) -> Result:
+    from rmray.training.ensemble import train_ensemble
+    from rmray.training.ensemble_plan import print_ensemble
+
+    outcome = train_ensemble(config, resume=arguments.resume, overwrite=arguments.overwrite)
+    print_ensemble(outcome)
+    return outcome.to_json()
 
 
 def _sweep_arguments(parser: ArgumentParser) -> None:

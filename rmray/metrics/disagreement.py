@@ -45,8 +45,8 @@ def error_auroc(
 ) -> Auroc:
     """How well a value of each pair tells those with an error from those without (Mann and Whitney 1947).
 
-    The interval is a percentile bootstrap over whole prompts; resamples with errors alone, or none, are left out. Beyond
-    MANY_PAIRS it is that of the linearised AUROC (Obuchowski 1997). One prompt cannot be resampled: 0 to 1.
+    The interval is a percentile bootstrap over whole prompts; resamples with errors alone, or none, are left out.
+    Beyond MANY_PAIRS it is that of the linearised AUROC (Obuchowski 1997). One prompt cannot be resampled: 0 to 1.
     Raises ValueError on no pair, other shapes and values that are not finite.
     """
     values = np.asarray(values_P, dtype=np.float64)

@@ -13,7 +13,7 @@ from rmray.data.render import RenderRules
 from rmray.data.tokenizer import load_base_tokenizer
 from rmray.models.bundle import export_bundle
 from rmray.models.bundle.public import public_hashes, public_source
-from rmray.schema import request_of_own_ids
+from rmray.schema import ScoreRequest, request_of_own_ids
 from rmray.training.held_out import SampledRecord
 from rmray.training.job import WorkerJob
 
@@ -29,10 +29,6 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any], records
     config, prepared_dir = job.config, Path(job.source.prepared_dir)
     manifest = load_manifest(prepared_dir)
     torch.set_num_threads(config.workers.cpus)
-    requests = [
-        request_of_own_ids(record.prompt, record.completions, manifest.tokenizer_hash, tools=record.tools)
-        for _, _, record in records[:MAX_REFERENCE_RECORDS]
-    ]
     export_bundle(
         model_dir,
         Path(job.run_dir) / BUNDLE_DIR,
@@ -40,7 +36,7 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any], records
         objective=config.objective.name,
         pooling=config.model.pooling,
         rules=RenderRules(**manifest.render_rules),
-        reference=requests,
+        reference=reference_requests(records, manifest.tokenizer_hash),
         reference_source=f"{'held-out' if manifest.eval.num_rows else 'training'} comparisons",
         base=public_source(config.model.base),
         data_hashes=public_hashes((entry["path"], entry["sha256"]) for entry in manifest.inputs),
@@ -49,3 +45,11 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any], records
         overwrite=True,
         device=job.choices.device,
     )
+
+
+def reference_requests(records: Sequence[SampledRecord], tokenizer_hash: str) -> list[ScoreRequest]:
+    """The reference set of a run, or of an ensemble's runs: the same whatever the seed, as `sample_records` is."""
+    return [
+        request_of_own_ids(record.prompt, record.completions, tokenizer_hash, tools=record.tools)
+        for _, _, record in records[:MAX_REFERENCE_RECORDS]
+    ]

@@ -1,4 +1,4 @@
-"""The page of a finished run: its bundle on held-out comparisons. Run by `trainer` in a task; no Ray here.
+"""The page of a finished run: its bundle on held-out comparisons. Run by `trainer` and `ensemble`, in a task; no Ray.
 
 RUN/evaluation.json and RUN/report.html. `rmray evaluate` makes the same of any data.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rmray.config.train import TrainConfig
 from rmray.data.prepared import load_manifest
 from rmray.errors import DataError
 from rmray.evaluation.adversarial import run_adversarial
@@ -28,15 +29,22 @@ ADVERSARIAL_SHARE = 0.1
 
 
 def report_run(job: WorkerJob, records: Sequence[SampledRecord]) -> Path:
+    """As `report_bundle`, of a single run."""
+    device = job.choices.device
+    return report_bundle(Path(job.run_dir), job.config, Path(job.source.prepared_dir), records, device=device)
+
+
+def report_bundle(
+    run_dir: Path, config: TrainConfig, prepared_dir: Path, records: Sequence[SampledRecord], *, device: str
+) -> Path:
     """Evaluate RUN/bundle on comparisons of `sample_records` and write the page; its path.
 
     Without held-out comparisons they are training ones, and the page says so. Raises DataError where none could be
     scored.
     """
-    config, run_dir, prepared_dir = job.config, Path(job.run_dir), Path(job.source.prepared_dir)
     manifest = load_manifest(prepared_dir)
     held_out = manifest.eval.num_rows > 0
-    source = open_bundle(run_dir / BUNDLE_DIR, device=job.choices.device)
+    source = open_bundle(run_dir / BUNDLE_DIR, device=device)
     logs = score_records([source], records, seed=config.run.seed)
     data = config.data.eval if held_out and config.data.eval else config.data.train
     evaluations = side_by_side(

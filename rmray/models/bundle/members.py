@@ -1,6 +1,6 @@
 """The members of an ensemble's bundle: where they lie, and whether they fit together. Used by load and ensemble.
 
-DIR/members/0, DIR/members/1, ...   each a whole bundle; their rmray.json are hashed in the ensemble's, and hash the rest
+DIR/members/0, DIR/members/1, ...   each a whole bundle, whose rmray.json the ensemble's hashes
 No tensors.
 """
 
