@@ -97,7 +97,8 @@ def run_evaluate(arguments: Namespace) -> Result:
     whole = evaluations.to_json()
     subject = evaluations.models[0].headline()
     others = {"models": [model.headline() for model in evaluations.models], "comparisons": whole["comparisons"]}
-    more = {name: whole["models"][0][name] for name in ("adversarial", "benchmarks") if whole["models"][0][name]}
+    named = ("disagreement", "adversarial", "benchmarks")
+    more = {name: whole["models"][0][name] for name in named if whole["models"][0][name]}
     written = {**page.save(whole), **page.write(whole)} if page else {}
     return {**subject, **(others if len(evaluations.models) > 1 else {}), **more, **written}
 

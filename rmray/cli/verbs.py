@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rmray.cli import benchmark, evaluate, export, judge, report
+from rmray.cli import benchmark, ensemble, evaluate, export, judge, report
 from rmray.cli.columns import add_column_arguments, add_data_arguments, columns_of
 from rmray.config import TrainConfig, load_config
 from rmray.config.load import known_paths, nearest
@@ -62,6 +62,8 @@ def _train(arguments: Namespace) -> Result:
     config = _config(arguments)
     if arguments.seeds is not None:
         return _train_over_seeds(config, arguments)
+    if config.ensemble.members > 1:
+        return _train_ensemble(config, arguments)
     from rmray.training.trainer import train
 
     outcome = train(config, resume=arguments.resume, overwrite=arguments.overwrite)
@@ -74,6 +76,15 @@ def _train_over_seeds(config: TrainConfig, arguments: Namespace) -> Result:
     report = run_seeds(config, arguments.seeds, resume=arguments.resume, overwrite=arguments.overwrite)
     print_seeds(report)
     return report.to_json()
+
+
+def _train_ensemble(config: TrainConfig, arguments: Namespace) -> Result:
+    from rmray.training.ensemble import train_ensemble
+    from rmray.training.ensemble_plan import print_ensemble
+
+    outcome = train_ensemble(config, resume=arguments.resume, overwrite=arguments.overwrite)
+    print_ensemble(outcome)
+    return outcome.to_json()
 
 
 def _sweep_arguments(parser: ArgumentParser) -> None:
@@ -208,6 +219,7 @@ VERBS: dict[str, Verb] = {
     "prepare": Verb("tokenise preference files into a prepared set", _config_arguments, _prepare, takes_overrides=True),
     "train": Verb("train a reward model on Ray", _train_arguments, _train, takes_overrides=True),
     "sweep": Verb("try learning rates and name the best", _sweep_arguments, _sweep, takes_overrides=True),
+    "ensemble": Verb("combine bundles into an ensemble", ensemble.add_arguments, ensemble.run),
     "evaluate": Verb(
         "evaluate models on preference files and benchmarks", evaluate.evaluate_arguments, evaluate.run_evaluate
     ),

@@ -223,6 +223,19 @@ class EvaluateConfig(Section):
     """Evaluate the finished bundle on so many held-out comparisons at most, for report.html. 0: no report."""
 
 
+Combine = Literal["mean", "min", "mean_minus_std"]
+
+
+class EnsembleConfig(Section):
+    members: PositiveInt = 1
+    """Models trained, with the seeds run.seed, run.seed + 1, ...; where there are several, the run's bundle is their
+    ensemble."""
+    combine: Combine = "mean"
+    """What the members' rewards become: their mean, their least, or their mean less `k` standard deviations."""
+    k: Annotated[float, Field(ge=0)] = 1.0
+    """Of `mean_minus_std`: how many of the members' standard deviations come off."""
+
+
 class TrainConfig(Section):
     run: RunConfig = RunConfig()
     data: DataConfig
@@ -232,6 +245,7 @@ class TrainConfig(Section):
     workers: WorkersConfig = WorkersConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
 
     @property
     def pooling(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from rmray.errors import DataError
 from rmray.evaluation import sections
+from rmray.evaluation.disagreement import disagreement_figures
 from rmray.evaluation.left_out import counted, left_out_notes, quarantine_examples
 from rmray.evaluation.pair_log import PairLog, WrongPair
 from rmray.evaluation.record import Evaluation, reading_notes
@@ -91,6 +92,7 @@ def summarize(
             "margin_deciles": sections.deciles(columns, columns.margins_P, seed=seed),
             "sources": sections.by_source(columns, seed=seed),
             "surface_forms": sections.surface_forms(columns, seed=seed),
+            "disagreement": disagreement_figures(columns, seed=seed),
             "best_of_n": sections.best_of_n_curve(log.groups, seed=seed),
             "worst": [_worst_json(pair, score_tokens(pair)) for pair in log.worst()],
             "quarantine_examples": quarantine_examples(log.examples),

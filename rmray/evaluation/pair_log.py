@@ -58,7 +58,7 @@ class Columns:
 
     chosen_P, rejected_P: indices into C. prompts_P: hash of the prompt. keys_P: hash of the pair. first_P: coin flips.
     sources_P: index into `source_names`, -1 for none. margins_P: the data's own, NaN for none.
-    gap_P: r_c - r_r.
+    gap_P: r_c - r_r. members_CM: of an ensemble the members' rewards, M = 0 where there are none.
     """
 
     scores_C: Floats
@@ -74,6 +74,7 @@ class Columns:
     margins_P: Floats
     gap_P: Floats
     source_names: tuple[str, ...]
+    members_CM: Floats
 
 
 _COMPLETION_COLUMNS = {"scores_C": "d", "chars_C": "I", "tokens_C": "i", "forms_C": "B"}
@@ -102,7 +103,8 @@ class RatedGroups:
 
 
 class PairLog:
-    """Numbers of all pairs of one source so far: some 90 bytes a pair, and no texts but those of WORST_PAIRS.
+    """Numbers of all pairs of one source so far: some 90 bytes a pair (of an ensemble 8 more a completion
+    and member), and no texts but those of WORST_PAIRS.
 
     seed: of the calibration's coin flips.
     """
@@ -116,6 +118,8 @@ class PairLog:
         self._example_places: dict[str, tuple[int, ...]] = defaultdict(tuple)
         self.groups = RatedGroups()
         self._completions, self._pairs = _arrays(_COMPLETION_COLUMNS), _arrays(_PAIR_COLUMNS)
+        self._num_members: int | None = None  # of an ensemble; None before the first score
+        self._members: array[float] = array("d")  # their rewards, completion after completion
         self._sources: dict[str, int] = {}
         self._texts: array[int] = array("Q")  # which completions each comparison compares
         self._ranked: array[int] = array("Q")  # and how it ranks them
@@ -189,6 +193,7 @@ class PairLog:
         }
         for name, values in other._completions.items():
             self._completions[name].extend(values)
+        self._add_members(other._num_members, other._members)
         for name, values in moved.items():
             self._pairs[name].extend(values)
         self.groups.extend(other.groups)
@@ -210,6 +215,9 @@ class PairLog:
             **{**arrays, "first_P": arrays["first_P"].astype(np.bool_)},  # type: ignore[arg-type]
             gap_P=arrays["scores_C"][arrays["chosen_P"]] - arrays["scores_C"][arrays["rejected_P"]],
             source_names=tuple(self._sources),
+            members_CM=np.frombuffer(self._members).reshape(len(self._completions["scores_C"]), -1)
+            if self._num_members
+            else np.zeros((len(self._completions["scores_C"]), 0)),
         )
 
     def repeated(self) -> tuple[int, int]:
@@ -238,10 +246,22 @@ class PairLog:
             columns["chars_C"].append(num_chars(completion))
             columns["tokens_C"].append(-1 if result.completion_tokens is None else result.completion_tokens)
             columns["forms_C"].append(forms_of(plain_text(completion)))
+            self._add_members(len(result.member_scores or ()), array("d", result.member_scores or ()))
             return len(columns["scores_C"]) - 1
         self.failed[code] += 1
         self.examples.setdefault(f"failed {code}", f"row {row_id}, completion {k}: {message}")
         return None
+
+    def _add_members(self, num_members: int | None, rewards: array[float]) -> None:
+        """Keep members' rewards while every score has as many: of a source that tells some alone, none are kept."""
+        if num_members is None:
+            return
+        if self._num_members is None:
+            self._num_members = num_members
+        if num_members != self._num_members:
+            self._num_members, self._members = 0, array("d")
+        elif num_members:
+            self._members.extend(rewards)
 
     def _source_number(self, name: str | None) -> int:
         if name is None:

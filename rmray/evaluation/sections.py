@@ -129,12 +129,18 @@ def length_bias(columns: Columns, *, seed: int) -> Section:
 
 
 def deciles(columns: Columns, values_P: Floats, *, seed: int) -> list[Section]:
-    """Accuracy over tenths of the pairs by a value, NaN left out; equal values stay together, so there may be fewer."""
+    """Accuracy over tenths of the pairs by a value; see `parts_by`."""
+    return parts_by(columns, values_P, num_parts=NUM_DECILES, seed=seed)
+
+
+def parts_by(columns: Columns, values_P: Floats, *, num_parts: int, seed: int) -> list[Section]:
+    """Accuracy over equal parts of the pairs by a value, the lowest first, NaN left out; equal values stay together, so
+    there may be fewer."""
     known = np.flatnonzero(np.isfinite(values_P))
     if not len(known):
         return []
     values = values_P[known]
-    edges = np.unique(np.quantile(values, np.arange(1, NUM_DECILES) / NUM_DECILES, method="higher"))
+    edges = np.unique(np.quantile(values, np.arange(1, num_parts) / num_parts, method="higher"))
     part = np.searchsorted(edges, values, side="right")
     return [
         {

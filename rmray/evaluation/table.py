@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -98,6 +99,8 @@ def _table(e: Evaluation) -> Table:
             _interval(surface["accuracy_low"], surface["accuracy_high"]),
             f"form alone, from {surface['fitted_on']}{_tied(surface['ties'])}",
         )
+    if disagreement := e.details.get("disagreement"):
+        _add_disagreement(table, disagreement)
     temperature = "-" if e.temperature is None else f"{e.temperature:.4g}"
     rest = [
         ("ties", f"{e.ties}", f"{e.ties / e.pairs:.1%} of pairs, none counted as won"),
@@ -113,6 +116,26 @@ def _table(e: Evaluation) -> Table:
     for name, value, meaning in rest:
         table.add_row(name, value, "", meaning)
     return table
+
+
+def _add_disagreement(table: Table, found: Mapping[str, Any]) -> None:
+    """How right the members of an ensemble are alone, and whether they disagree where it is wrong."""
+    accuracies = [member["accuracy"] for member in found["members"]]
+    table.add_row(
+        "members alone",
+        f"{sum(accuracies) / len(accuracies):.3f}",
+        "",
+        f"mean accuracy of {len(accuracies)}, from {min(accuracies):.3f} to {max(accuracies):.3f}",
+    )
+    if found["auroc"] is None:
+        value, interval, meaning = "-", "", "no pair is lost" if not found["errors"] else "no pair is won"
+    else:
+        value, interval = f"{found['auroc']:.3f}", _interval(found["auroc_low"], found["auroc_high"])
+        meaning = "AUROC for lost pairs: 0.5 says nothing, 1 marks them all"
+    table.add_row("disagreement", value, interval, meaning)
+    parts = [f"{part['accuracy']:.3f}" for part in found["quartiles"]]
+    if len(parts) > 1:
+        table.add_row("where members agree", parts[0], "", f"accuracy by disagreement, least first: {' '.join(parts)}")
 
 
 def _tied(ties: int) -> str:

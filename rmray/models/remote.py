@@ -131,7 +131,7 @@ def open_remote(
         raise BundleError(
             f"the bundle is of the kind {manifest.kind!r}, and a server of one score a text cannot stand in for it",
             where=str(directory),
-            next_step="load it here (`--bundle`), or give a scalar bundle",
+            next_step="load it here with --bundle, or give a scalar bundle, such as a member of an ensemble",
         )
     encoder = load_encoder(directory, manifest)
     address = url.rstrip("/")

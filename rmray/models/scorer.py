@@ -63,7 +63,8 @@ class Scorer(Protocol):
         ...
 
     def forward(self, batch: Sequence[Encoded]) -> list[RawScores]:
-        """One packed forward; for each element a float64 array with one raw score a path of its group."""
+        """One packed forward; for each element a float64 array with one raw score a path of its group (of an ensemble
+        one row a path, with a raw score of each member)."""
         ...
 
     def decode(self, encoded: Encoded, raw: RawScores) -> ScoreResponse:

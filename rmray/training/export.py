@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rmray.config.train import ObjectiveConfig
-from rmray.data.prepared import Manifest, load_manifest
+from rmray.data.prepared import load_manifest
 from rmray.data.render import RenderRules
 from rmray.data.tokenizer import load_base_tokenizer
 from rmray.models.bundle import export_bundle
@@ -35,7 +35,10 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any], records
     manifest = load_manifest(prepared_dir)
     torch.set_num_threads(config.workers.cpus)
     old = warm_start_of(config.model.base)
-    requests, source = named_reference(config) or _held_out(manifest, records)
+    requests, source = named_reference(config) or (
+        reference_requests(records, manifest.tokenizer_hash),
+        f"{'held-out' if manifest.eval.num_rows else 'training'} records",
+    )
     with TemporaryDirectory(dir=job.run_dir, prefix=".export-") as scratch:
         if config.model.lora:
             write_model(config, model_dir, model_dir := Path(scratch), pad_id=job.pad_id)
@@ -59,10 +62,10 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any], records
         )
 
 
-def _held_out(manifest: Manifest, records: Sequence[SampledRecord]) -> tuple[list[ScoreRequest], str]:
-    """The reference of a run that has none yet: its bundle keeps the records for its successors."""
-    requests = [request_of(record, manifest.tokenizer_hash) for _, _, record in records[:MAX_REFERENCE_RECORDS]]
-    return requests, f"{'held-out' if manifest.eval.num_rows else 'training'} records"
+def reference_requests(records: Sequence[SampledRecord], tokenizer_hash: str) -> list[ScoreRequest]:
+    """The reference set of a run that has none yet, or of an ensemble's runs: the same whatever the seed, as
+    `sample_records` is. Their bundle keeps it for its successors."""
+    return [request_of(record, tokenizer_hash) for _, _, record in records[:MAX_REFERENCE_RECORDS]]
 
 
 def _aggregate(objective: ObjectiveConfig) -> str:

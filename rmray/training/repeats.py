@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmray.config.train import TrainConfig
+from rmray.config.train import EnsembleConfig, TrainConfig
 from rmray.errors import BundleError, ConfigError, TrainingError
 from rmray.models.bundle.manifest import MANIFEST_NAME, read_manifest
 from rmray.training.export import BUNDLE_DIR
@@ -59,11 +59,11 @@ def spread(values: Sequence[float | None]) -> Spread | None:
 
 
 def vary(config: TrainConfig, suffix: str, *, seed: int | None = None, lr: float | None = None) -> TrainConfig:
-    """The config of one of several runs, with its own name."""
+    """The config of one of several runs, with its own name; it trains one model."""
     name = f"{config.run.name}-{suffix}"
     run = config.run.model_copy(update={"name": name, **({} if seed is None else {"seed": seed})})
     optim = config.optim if lr is None else config.optim.model_copy(update={"lr": lr})
-    return config.model_copy(update={"run": run, "optim": optim})
+    return config.model_copy(update={"run": run, "optim": optim, "ensemble": EnsembleConfig()})
 
 
 def seeds_of(config: TrainConfig, num_seeds: int) -> range:
@@ -72,6 +72,16 @@ def seeds_of(config: TrainConfig, num_seeds: int) -> range:
     if seeds[-1] > MAX_SEED:
         raise ConfigError(f"run.seed is {config.run.seed}: {num_seeds} seeds from there on would pass 2^63")
     return seeds
+
+
+def check_single(config: TrainConfig) -> None:
+    """Raise ConfigError where the config asks for an ensemble, by whoever trains one model."""
+    if config.ensemble.members > 1:
+        raise ConfigError(
+            f"the config trains an ensemble of {config.ensemble.members}, and this is about single models",
+            where="ensemble.members",
+            next_step="add --ensemble.members 1; `rmray train` alone trains ensembles",
+        )
 
 
 def check_held_out(config: TrainConfig) -> None:

@@ -1,4 +1,4 @@
-"""The page of a finished run: its bundle on held-out records. Run by `trainer` in a task; no Ray here.
+"""The page of a finished run: its bundle on held-out records. Run by `trainer` and `ensemble` in a task; no Ray here.
 
 RUN/evaluation.json and RUN/report.html. `rmray evaluate` makes the same of any data.
 """
@@ -36,18 +36,26 @@ ADVERSARIAL_SHARE = 0.1
 
 
 def report_run(job: WorkerJob, records: Sequence[SampledRecord]) -> Path:
+    """As `report_bundle`, of a single run."""
+    device = job.choices.device
+    return report_bundle(Path(job.run_dir), job.config, Path(job.source.prepared_dir), records, device=device)
+
+
+def report_bundle(
+    run_dir: Path, config: TrainConfig, prepared_dir: Path, records: Sequence[SampledRecord], *, device: str
+) -> Path:
     """Evaluate RUN/bundle on records of `sample_records` and write the page; its path.
 
     Without held-out records they are training ones, and the page says so. Raises DataError where none could be scored.
     """
-    run_dir, manifest = Path(job.run_dir), load_manifest(Path(job.source.prepared_dir))
+    manifest = load_manifest(prepared_dir)
     held_out = manifest.eval.num_rows > 0
-    source = open_bundle(run_dir / BUNDLE_DIR, device=job.choices.device)
+    source = open_bundle(run_dir / BUNDLE_DIR, device=device)
     kind = next((kind for kind in LABELLED if kind == source.info.kind), None)
     if kind is None:
-        evaluation = _compared(source, job.config, records, held_out=held_out)
+        evaluation = _compared(source, config, records, held_out=held_out)
     else:
-        evaluation = _labelled(source, job.config, records, kind=kind, held_out=held_out)
+        evaluation = _labelled(source, config, records, kind=kind, held_out=held_out)
     save_evaluation(run_dir / EVALUATION_NAME, evaluation)
     write_report(run_dir / REPORT_NAME, evaluation, run=read_run_facts(run_dir, quarantine=manifest.quarantined))
     return run_dir / REPORT_NAME

@@ -24,6 +24,7 @@ from rmray.training.repeats import (
     RunFigures,
     Spread,
     check_held_out,
+    check_single,
     figures_of,
     run_dir_of,
     save_report,
@@ -91,6 +92,7 @@ def plan_seeds(config: TrainConfig, num_seeds: int) -> list[TrainConfig]:
     """The configs of the runs: nothing but name and seed differ."""
     if num_seeds < 2:
         raise ConfigError(f"{num_seeds} seed has no spread", where="--seeds", next_step="give 2 or more")
+    check_single(config)
     check_held_out(config)
     return [vary(config, f"seed-{seed}", seed=seed) for seed in seeds_of(config, num_seeds)]
 

@@ -19,6 +19,7 @@ from rmray.errors import ConfigError
 from rmray.training.repeats import (
     RunFigures,
     check_held_out,
+    check_single,
     figures_of,
     finished_metrics,
     run_dir_of,
@@ -106,6 +107,7 @@ _LRS_HELP = "write them with commas: --lrs 3e-6,1e-5,3e-5"
 
 def plan_trials(config: TrainConfig, lrs: Sequence[float], num_seeds: int) -> list[Trial]:
     """One trial a learning rate and seed. Raises ConfigError where nothing is held out."""
+    check_single(config)
     check_held_out(config)
     if num_seeds < 1:
         raise ConfigError(f"{num_seeds} seeds make no run", where="--seeds", next_step="give 1 or more")

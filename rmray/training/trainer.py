@@ -33,6 +33,7 @@ from rmray.training.held_out import sample_records
 from rmray.training.job import WorkerJob, make_job
 from rmray.training.lock import hold_run
 from rmray.training.metrics_log import METRICS_FILE, figures_of
+from rmray.training.repeats import check_single
 from rmray.training.storage import checkpoint_place, is_url, storage_warnings, with_absolute_paths
 from rmray.training.storage_check import check_seen_by_all
 from rmray.training.warm_start import check_rules, named_reference, warm_start_of
@@ -57,6 +58,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     in use; a resume that does not fit), ClusterError (more than the cluster has; storage that a node does not see),
     ModelError, DataError, ConfigError, TrainingError, and RunInterruptedError where this process was told to terminate.
     """
+    check_single(config)
     _warn(storage_warnings(config, directory=Path.cwd(), environ=os.environ))
     config = with_absolute_paths(config)
     run_dir = Path(config.run.storage) / config.run.name

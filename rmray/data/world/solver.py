@@ -19,12 +19,13 @@ def draw_steps(
     """`num` next steps after `steps`, drawn one by one; each is off by one or two with the chance `error_rate`."""
     claim = len(steps)
     change = (problem.start, *problem.changes, 0)[claim]
-    right = (_claimed(steps[-1]) if steps else 0) + change
+    before = _claimed(steps[-1]) if steps else 0
+    right = before + change
     near = [n for n in range(right - 2, right + 3) if 0 <= n < len(NUMBERS) and n != right]
     drawn = []
     for _ in range(num):
         errs = rng.random() < error_rate or not 0 <= right < len(NUMBERS)
-        drawn.append(problem.write(claim, int(rng.choice(near)) if errs else right))
+        drawn.append(problem.write(claim, before, int(rng.choice(near)) if errs else right))
     return drawn
 
 

@@ -49,14 +49,14 @@ class Sum:
         """What may be wrong: the start, the count after each change, and the conclusion."""
         return len(self.changes) + 2
 
-    def write(self, claim: int, count: int) -> str:
-        """The step that claims so much."""
+    def write(self, claim: int, before: int, count: int) -> str:
+        """The step that claims `count`, going on from what the step before it claims."""
         if claim == 0:
             return f"{self.person} starts with {NUMBERS[count]} {self.fruit}."
         if claim == self.num_claims - 1:
             return f"So that is {NUMBERS[count]} {self.fruit}."
         change = self.changes[claim - 1]
-        return f"{NUMBERS[abs(change)].capitalize()} {'more' if change > 0 else 'fewer'} makes {NUMBERS[count]}."
+        return f"{NUMBERS[before].capitalize()} {'plus' if change > 0 else 'less'} {NUMBERS[abs(change)]} makes {NUMBERS[count]}."
 
 
 def draw_sum(rng: np.random.Generator) -> Sum:
@@ -71,10 +71,10 @@ def draw_solution(rng: np.random.Generator) -> Solution:
     wrong_at = None if rng.random() < SHARE_RIGHT else int(rng.integers(problem.num_claims))
     steps, count = [], 0
     for claim, change in enumerate((problem.start, *problem.changes, 0)):
-        count += change
+        before, count = count, count + change
         if claim == wrong_at:
             count = _near(count, problem.changes[claim:], rng)
-        steps.append(problem.write(claim, count))
+        steps.append(problem.write(claim, before, count))
     labels = [1 if wrong_at is None or i < wrong_at else -1 for i in range(len(steps))]
     if rng.random() < 0.5:
         steps, labels = [str(rng.choice(OPENINGS)), *steps], [0, *labels]

@@ -4,6 +4,7 @@
 into a Scorer.
 """
 
+from rmray.models.bundle.ensemble import build_ensemble
 from rmray.models.bundle.export import BundleInfo, export_bundle
 from rmray.models.bundle.import_model import import_bundle
 from rmray.models.bundle.load import load_bundle
@@ -13,6 +14,7 @@ from rmray.models.bundle.reference import reference_statistics
 __all__ = [
     "BundleInfo",
     "BundleManifest",
+    "build_ensemble",
     "export_bundle",
     "import_bundle",
     "load_bundle",

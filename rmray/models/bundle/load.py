@@ -19,22 +19,32 @@ from rmray.models.backbone import RewardBackbone
 from rmray.models.bundle.classifier import head_to_float32, load_classifier, load_config
 from rmray.models.bundle.files import check_vocabulary, vocabulary_rows
 from rmray.models.bundle.goldens import check_goldens, load_goldens
-from rmray.models.bundle.manifest import MANIFEST_NAME, BundleManifest, check_files, model_version_of, read_manifest
+from rmray.models.bundle.manifest import (
+    ENSEMBLE,
+    MANIFEST_NAME,
+    BundleManifest,
+    EnsembleOf,
+    check_files,
+    read_manifest,
+    version_of,
+)
+from rmray.models.bundle.members import member_dir, read_members
 from rmray.models.bundle.weights import read_headers
+from rmray.models.ensemble import EnsembleScorer
 from rmray.models.head_scorer import HeadScorer, RequestEncoder
 from rmray.models.memory import keep_freed_memory
 from rmray.models.probe import check_packed
 from rmray.models.reward import Reference
-from rmray.models.scorer import ScorerInfo
+from rmray.models.scorer import Scorer, ScorerInfo
 from rmray.models.token_scorer import TokenScorer
 
-KINDS = ("scalar", "outcome", "process")
+KINDS = ("scalar", "outcome", "process", ENSEMBLE)
 
 
 def load_bundle(
     directory: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, check: bool = True
-) -> HeadScorer | TokenScorer:
-    """Load DIR on `device`, ready to score.
+) -> Scorer:
+    """Load DIR on `device`, ready to score: a HeadScorer, a TokenScorer, or an EnsembleScorer of its members.
 
     dtype: of the base model's weights, None for float32 on a CPU and bfloat16 on an accelerator that has it; the head
     is float32 always. check: hash the files and score the goldens; without it only what is quick is checked, for a
@@ -44,11 +54,20 @@ def load_bundle(
     directory = Path(directory)
     manifest = read_manifest(directory)
     check_manifest(directory, manifest)
+    device = torch.device(device)
+    dtype = dtype or default_dtype(device)
+    if manifest.ensemble is not None:
+        return _load_ensemble(directory, manifest, manifest.ensemble, device=device, dtype=dtype, check=check)
+    return load_head(directory, manifest, device=device, dtype=dtype, check=check)
+
+
+def load_head(
+    directory: Path, manifest: BundleManifest, *, device: torch.device, dtype: torch.dtype, check: bool
+) -> HeadScorer | TokenScorer:
+    """As `load_bundle`, of a bundle with a model of its own, whose manifest has been looked at."""
     read_headers(directory)
     check_files(directory, manifest.files, hashes=check)
     encoder = load_encoder(directory, manifest)
-    device = torch.device(device)
-    dtype = dtype or default_dtype(device)
     scorer = open_scorer(
         directory,
         encoder,
@@ -65,6 +84,40 @@ def load_bundle(
         std = None if is_exact(device, dtype) else manifest.reference.std
         check_goldens(load_goldens(directory), scorer, std=std, where=str(directory))
     return scorer
+
+
+def _load_ensemble(
+    directory: Path,
+    manifest: BundleManifest,
+    ensemble: EnsembleOf,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    check: bool,
+) -> EnsembleScorer:
+    members = read_members(directory, manifest, ensemble)
+    for m, member in enumerate(members):
+        check_manifest(member_dir(directory, m), member)
+    scorers = [
+        load_head(member_dir(directory, m), member, device=device, dtype=dtype, check=check)
+        for m, member in enumerate(members)
+    ]
+    first = scorers[0].info
+    return EnsembleScorer(
+        scorers,
+        references=[member.reference for member in members],
+        combination=ensemble.combination,
+        info=ScorerInfo(
+            manifest.name,
+            manifest.kind,
+            manifest.model_version,
+            manifest.reference.hash,
+            first.tokenizer_hash,
+            first.max_length,
+        ),
+        reference=manifest.reference,
+        unfinished=manifest.unfinished,
+    )
 
 
 def default_device() -> torch.device:
@@ -128,15 +181,7 @@ def check_manifest(directory: Path, manifest: BundleManifest) -> None:
             where=where,
             next_step="train it first (`rmray train`)",
         )
-    version = model_version_of(
-        manifest.files,
-        tokenizer_hash=manifest.tokenizer_hash,
-        render_rules=manifest.render_rules,
-        pooling=manifest.pooling,
-        unfinished=manifest.unfinished,
-        reference_hash=manifest.reference.hash,
-        aggregate=manifest.aggregate,
-    )
+    version = version_of(manifest)
     if version != manifest.model_version:
         raise BundleError(
             f"the bundle calls itself {manifest.model_version}, and its contents make it {version}",

@@ -5,6 +5,8 @@ DIR/reference.jsonl     the records that rewards are normalised against, for the
 DIR/adapter/            a LoRA adapter and its head as peft loads them, where they are kept apart from the base
 DIR/goldens.json        texts, the token ids they must render to, and the scores of the exported files
 DIR/config.json, *.safetensors, tokenizer files   what plain transformers loads
+
+Of an ensemble DIR/members/0, members/1, ... instead of the rest, each a whole bundle; see `members`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 from rmray import __version__
 from rmray.errors import BundleError
+from rmray.models.combine import Combination
 from rmray.models.lora import ADAPTER_DIR
 from rmray.models.lora import CONFIG as ADAPTER_CONFIG
 from rmray.models.reward import Reference, Unfinished
@@ -34,6 +37,22 @@ PLAIN = "AutoModelForSequenceClassification"
 PLAIN_TOKENS = "AutoModelForTokenClassification"
 WITH_PEFT = "peft.PeftModel"
 RMRAY_ONLY = "rmray"
+ENSEMBLE = "ensemble"
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleOf:
+    """members: model version of each, in order. combination: how their rewards become one score."""
+
+    members: tuple[str, ...]
+    combination: Combination
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> EnsembleOf:
+        members = tuple(raw["members"])
+        if not members or not all(isinstance(version, str) for version in members):
+            raise ValueError("an ensemble has members, by their versions")
+        return cls(members, Combination(**raw["combination"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +60,16 @@ class BundleManifest:
     """rmray.json, field by field.
 
     format: of this record; min_rmray: the first rmray that reads it; created_by: the rmray that wrote it.
-    kind: `scalar`, `outcome`, `process`. objective: the training objective, or `imported`. pooling: `last`, `mean`,
-    `first`; of outcome models `tokens`, of process models `steps`. aggregate: what makes one raw score of such models'
-    probabilities, `mean`, `min` or `product`; empty for a scalar.
+    kind: `scalar`, `outcome`, `process`, `ensemble`. objective: the training objective, or `imported`. pooling: `last`,
+    `mean`, `first`; of outcome models `tokens`, of process models `steps`. aggregate: what makes one raw score of such
+    models' probabilities, `mean`, `min` or `product`; empty for a scalar.
     loads_with: the transformers class that gives the same scores, peft's where it is to read the adapter, or `rmray`.
     head: the head's weight in the files. head_trained: False for one that was never trained, which is never served.
     dtype: of the weights in the files. render_rules: `RenderRules` as a dict. pad: how the pad token was chosen.
     files: name -> sha256 of every other file of the bundle but its card. model_version: see `model_version_of`.
     data_hashes: name -> hash of what it was trained on. metrics: of the training run, by name. warm_start: version of
-    the bundle that training went on from, "" where it began from a base model.
+    the bundle that training went on from, "" where it began from a base model. ensemble: what one is made of, None of
+    any other kind.
     """
 
     name: str
@@ -72,6 +92,7 @@ class BundleManifest:
     files: dict[str, str]
     model_version: str
     warm_start: str = ""
+    ensemble: EnsembleOf | None = None
     format: int = BUNDLE_FORMAT
     min_rmray: str = MIN_RMRAY
     created_by: str = f"rmray {__version__}"
@@ -110,8 +131,12 @@ def read_manifest(directory: Path) -> BundleManifest:
         raw = {k: v for k, v in raw.items() if k in known}
         raw["unfinished"] = Unfinished(**raw["unfinished"])
         raw["reference"] = Reference.from_json(raw["reference"])
+        if (raw.get("ensemble") is not None) != (raw["kind"] == ENSEMBLE):
+            raise ValueError(f"of the kind {raw['kind']!r}, with {raw.get('ensemble')!r:.40} as its members")
+        if raw.get("ensemble") is not None:
+            raw["ensemble"] = EnsembleOf.from_json(raw["ensemble"])
         return BundleManifest(**raw)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, BundleError) as error:
         raise _damaged(path, error) from error
 
 
@@ -196,3 +221,28 @@ def model_version_of(
     if adapter := files.get(f"{ADAPTER_DIR}/{ADAPTER_CONFIG}"):  # which holds the scale
         rules["adapter"] = adapter
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def ensemble_version_of(ensemble: EnsembleOf, *, reference_hash: str) -> str:
+    """16 hex: content hash of the members' versions in their order, of how they combine and of the reference set."""
+    rules = {
+        "members": list(ensemble.members),
+        "combination": ensemble.combination.decides(),
+        "reference": reference_hash,
+    }
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def version_of(manifest: BundleManifest) -> str:
+    """The version that follows from what the manifest says."""
+    if manifest.ensemble is not None:
+        return ensemble_version_of(manifest.ensemble, reference_hash=manifest.reference.hash)
+    return model_version_of(
+        manifest.files,
+        tokenizer_hash=manifest.tokenizer_hash,
+        render_rules=manifest.render_rules,
+        pooling=manifest.pooling,
+        unfinished=manifest.unfinished,
+        reference_hash=manifest.reference.hash,
+        aggregate=manifest.aggregate,
+    )

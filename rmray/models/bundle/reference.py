@@ -36,6 +36,15 @@ def reference_statistics(
     Completions that cannot be scored (over-long ones) are counted and left out; the hash is of all records, so that
     models with different limits share it. Raises BundleError where the scores cannot normalise anything.
     """
+    scores, num_failed = reference_scores(scorer, requests, max_batch_tokens=max_batch_tokens)
+    return reference_of_scores(scores, source=source, hash=hash_of_requests(requests), num_failed=num_failed)
+
+
+def reference_scores(
+    scorer: Forward, requests: Sequence[ScoreRequest], *, max_batch_tokens: int = 16384
+) -> tuple[list[float], int]:
+    """Raw scores of every completion that can be scored, in an order that the rendering alone decides, and how many
+    cannot."""
     scores: list[float] = []
     num_failed = 0
     for start in range(0, len(requests), CHUNK_REQUESTS):
@@ -45,7 +54,7 @@ def reference_statistics(
             chosen = [encoded[i] for i in batch]
             for of, raw in zip(chosen, scorer.forward(chosen), strict=True):
                 scores.extend(scorer.completion_scores(of, raw))
-    return reference_of_scores(scores, source=source, hash=hash_of_requests(requests), num_failed=num_failed)
+    return scores, num_failed
 
 
 def save_reference(directory: Path, requests: Iterable[ScoreRequest]) -> None:

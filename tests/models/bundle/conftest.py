@@ -127,3 +127,22 @@ def reseal(directory: Path) -> None:
     from rmray.models.bundle.manifest import read_manifest, write_manifest
 
     write_manifest(directory, sealed(directory, replace(read_manifest(directory), files={})))
+
+
+@pytest.fixture(scope="session")
+def member_dirs(bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three sound bundles that differ in their heads; read-only."""
+    from tests.models.bundle.members import make_member
+
+    directory = tmp_path_factory.mktemp("members")
+    return [bundle_dir, *(make_member(bundle_dir, directory / str(seed), seed=seed) for seed in (1, 2))]
+
+
+@pytest.fixture(scope="session")
+def ensemble_dir(member_dirs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their ensemble, by the mean; read-only."""
+    from rmray.models.bundle import build_ensemble
+
+    directory = tmp_path_factory.mktemp("ensembles") / "three"
+    build_ensemble(member_dirs, directory, name="three", reference=REFERENCE)
+    return directory

@@ -10,6 +10,7 @@ from rmray.evaluation.report.read import View
 from rmray.evaluation.report.run_facts import RunFacts
 from rmray.evaluation.report.sections.benchmarks import benchmarks
 from rmray.evaluation.report.sections.compare import comparison
+from rmray.evaluation.report.sections.disagreement import disagreement
 from rmray.evaluation.report.sections.errors import worst_errors
 from rmray.evaluation.report.sections.facts import left_out, run_facts
 from rmray.evaluation.report.sections.headline import headline, notes
@@ -33,6 +34,7 @@ def build_sections(evaluation: View, run: RunFacts | None, previous: Sequence[Vi
         rewards(model),
         margins(model),
         calibration(model),
+        *disagreement(model),
         length(model),
         deciles(model),
         sources(model),

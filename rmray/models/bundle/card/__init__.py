@@ -34,7 +34,7 @@ def render_card(manifest: BundleManifest, facts: CardFacts | None = None) -> str
         body = [
             f"# {md(facts.repo.split('/')[-1] if facts.repo else manifest.name)}",
             "",
-            f"A reward model ({md(manifest.kind)}): it reads a prompt with a completion and gives the completion one "
+            f"{_what(manifest)}: it reads a prompt with a completion and gives the completion one "
             f"score, higher for what its training data prefers. {_origin(manifest)}",
             "",
             *evaluation_section(model, facts),
@@ -45,7 +45,7 @@ def render_card(manifest: BundleManifest, facts: CardFacts | None = None) -> str
             *sections.training_data(manifest, facts),
             *sections.training(manifest, facts),
             *sections.licence(manifest, facts),
-            sections.FILES,
+            sections.FILES if manifest.ensemble is None else sections.ENSEMBLE_FILES,
         ]
     except (TypeError, AttributeError, KeyError, ValueError) as error:
         if facts.evaluation is None and facts.training is None:
@@ -58,6 +58,12 @@ def render_card(manifest: BundleManifest, facts: CardFacts | None = None) -> str
     card = f"---\n{header}\n---\n\n" + "\n".join(body)
     ModelCard(card)  # raises where the header does not parse
     return card
+
+
+def _what(manifest: BundleManifest) -> str:
+    if manifest.ensemble is not None:
+        return f"An ensemble of {len(manifest.ensemble.members)} reward models"
+    return f"A reward model ({md(manifest.kind)})"
 
 
 def _origin(manifest: BundleManifest) -> str:

@@ -88,6 +88,15 @@ def loading(manifest: BundleManifest, facts: CardFacts) -> list[str]:
         "```",
         "",
     ]
+    if manifest.ensemble is not None:
+        rule = code(manifest.ensemble.combination)
+        return [
+            *lines,
+            f"Its members' rewards are combined ({rule}), and each result holds them and their disagreement. No "
+            "transformers class does that: load it with rmray. Each of `members/0`, `members/1`, ... is a whole model "
+            "by itself.",
+            "",
+        ]
     if manifest.kind in ("outcome", "process"):
         judged = "each completion token" if manifest.kind == "outcome" else "the last token of each step"
         sentence = (
@@ -282,6 +291,13 @@ FILES = """\
 `rmray.json` holds the model's rules, statistics and the hash of every file of the bundle; `goldens.json` some \
 conversations with their exact token ids and scores, which rmray checks whenever it loads the model. Everything else \
 is what transformers reads.
+"""
+
+ENSEMBLE_FILES = """\
+## Files
+
+`rmray.json` holds how the members combine, the statistics of what they combine to and the hash of every file; each \
+folder in `members` is a bundle with its own `rmray.json`, goldens, weights and tokenizer.
 """
 
 
