@@ -39,7 +39,7 @@ def check_scored(log: LabelledLog, name: str) -> None:
         "no record could be scored",
         where=name,
         why=" ".join([counts, *left_out_notes(log.quarantined, log.failed, log.examples)]),
-        next_step="mend the rows named, or the mapping; a model that gives no probability reads comparisons",
+        next_step="mend the rows named, or the mapping; with --records comparisons, comparisons are read",
     )
 
 
