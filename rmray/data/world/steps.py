@@ -56,7 +56,8 @@ class Sum:
         if claim == self.num_claims - 1:
             return f"So that is {NUMBERS[count]} {self.fruit}."
         change = self.changes[claim - 1]
-        return f"{NUMBERS[before].capitalize()} {'plus' if change > 0 else 'less'} {NUMBERS[abs(change)]} makes {NUMBERS[count]}."
+        worked = f"{NUMBERS[before]} {'plus' if change > 0 else 'less'} {NUMBERS[abs(change)]}"
+        return f"{worked.capitalize()} makes {NUMBERS[count]}."
 
 
 def draw_sum(rng: np.random.Generator) -> Sum:
