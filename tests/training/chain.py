@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rmray.data.prepared import COMPARISON_COLUMNS, Row, rows_from_table
+from rmray.data.prepared import ROW_COLUMNS, Row, rows_from_table
 from rmray.data.render import Renderer, RenderRules
 from rmray.data.staging import RawLine, stage
 from rmray.data.tokenizer import load_base_tokenizer, tokenizer_hash
@@ -39,7 +39,7 @@ def _staged(path: Path, renderer: Renderer) -> list[Row]:
     lines = [RawLine(path.name, f"{file_hash}:{n}", n, line) for n, line in enumerate(content.splitlines(), 1)]
     part = stage(lines, renderer, objective="bradley_terry", columns={}, margin="none")
     assert not part.quarantined
-    return rows_from_table(part.table().select(COMPARISON_COLUMNS.names))
+    return rows_from_table(part.table().select(ROW_COLUMNS.names))
 
 
 def train_to_bundle(
