@@ -48,7 +48,7 @@ def test_goldens_by_handle(deployed, bundle_dir):
         alone = [client.score([g.request])[0] for g in goldens]
     for golden, *responses in zip(goldens, together, alone, strict=True):
         for response in responses:
-            assert [r.raw for r in response.results] == close_to(golden.scores)
+            assert [r.raw for r in response.results] == close_to(golden.values)
             assert {r.model_version for r in response.results} == {model.model_version}
 
 
@@ -65,7 +65,7 @@ def test_goldens_as_token_ids(deployed, bundle_dir):
                     tokenizer_hash=manifest["tokenizer_hash"],
                 )
             )
-        scores += golden.scores
+        scores += golden.values
     with RewardClient.connect("tiny") as client:
         assert [r.results[0].raw for r in client.score(requests)] == close_to(scores)
         refused = client.score_group(requests[0].prompt, requests[0].completions, errors="return")
@@ -78,7 +78,7 @@ def test_goldens_by_http(deployed, bundle_dir):
     answer = httpx.post(f"{deployed.url}/v1/rewards", json={"items": items}, timeout=60)
     assert answer.status_code == 200
     for golden, result in zip(goldens, answer.json()["results"], strict=True):
-        assert [c["raw"] for c in result["completions"]] == close_to(golden.scores)
+        assert [c["raw"] for c in result["completions"]] == close_to(golden.values)
 
 
 def test_over_length_by_http_is_422_or_truncated_when_asked(deployed):

@@ -63,6 +63,11 @@ class Golden:
     scores: tuple[tuple[float, ...], ...]
     step_ends: tuple[tuple[int, ...], ...] = ()
 
+    @property
+    def values(self) -> list[float]:
+        """All numbers of `scores`, completion after completion."""
+        return [value for scores in self.scores for value in scores]
+
 
 @dataclass(frozen=True, slots=True)
 class Goldens:
@@ -74,7 +79,7 @@ class Goldens:
 
     @property
     def scores(self) -> list[float]:
-        return [s for g in self.items for scores in g.scores for s in scores]
+        return [value for golden in self.items for value in golden.values]
 
     def save(self, directory: Path) -> None:
         raw = {

@@ -60,7 +60,9 @@ def encoded(paths: list[list[int]], prompt_lens: list[int]) -> Encoded:
     ],
 )
 def test_ids_are_compared_exactly(paths: list[list[int]], prompt_lens: list[int], says: str) -> None:
-    golden = Golden(ScoreRequest(prompt="p", completions=("c", "c")), ((1, 2, 3), (1, 2, 4, 5)), (2, 2), (0.0, 0.0))
+    golden = Golden(
+        ScoreRequest(prompt="p", completions=("c", "c")), ((1, 2, 3), (1, 2, 4, 5)), (2, 2), ((0.0,), (0.0,))
+    )
     found = different_ids(golden, encoded(paths, prompt_lens))
     assert found.startswith(says)
     assert bool(found) == bool(says)
@@ -75,7 +77,7 @@ def test_golden_that_can_no_longer_be_rendered() -> None:
         def forward(self, batch: object) -> list[object]:
             raise AssertionError("ids are compared first")
 
-    golden = Golden(ScoreRequest(prompt="p", completions=("c",)), ((1, 2),), (1,), (0.0,))
+    golden = Golden(ScoreRequest(prompt="p", completions=("c",)), ((1, 2),), (1,), ((0.0,),))
     with pytest.raises(BundleError, match="no_chat_template"):
         check_goldens(Goldens((golden,), 1e-5, {}), Refusing(), std=None, where="here")  # type: ignore[arg-type]
 
