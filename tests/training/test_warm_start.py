@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 
 from rmray.config.train import TrainConfig
 from rmray.data.prepared import load_manifest
-from rmray.errors import BundleError, DataError, ModelError
+from rmray.errors import BundleError, ConfigError, DataError, ModelError
 from rmray.models.bundle import load_bundle, read_manifest
 from rmray.models.bundle.reference import hash_of_requests, load_reference, save_reference
 from rmray.models.scorer import score_requests
 from rmray.schema import ScoreRequest, TokenIds
 from rmray.training.events import read_events
 from rmray.training.storage import with_absolute_paths
-from rmray.training.warm_start import check_rules, named_reference, warm_start_of, warnings
+from rmray.training.warm_start import check_outside, check_rules, named_reference, warm_start_of, warnings
 from tests.training.chain import Version, write_rows
 
 REQUESTS = [
@@ -120,6 +120,14 @@ def test_rules_that_read_other_text_are_refused_and_lengths_are_free(versions: t
         check_rules(old, config, rules | {"date": "2026-01-01"})
     with pytest.raises(ModelError, match=r"model.pooling: mean -> last"):
         check_rules(replace(old, pooling="mean"), config, rules)
+
+
+def test_a_run_does_not_replace_the_bundle_it_begins_from(versions: tuple[Version, Version], tmp_path: Path) -> None:
+    config = versions[1].job.config  # from the bundle of the first
+    check_outside(tmp_path, config)
+    with pytest.raises(ConfigError, match=r"another run\.name") as error:
+        check_outside(Path(versions[0].job.run_dir), config)
+    assert "replace the bundle" in str(error.value)
 
 
 def test_reference_records_are_kept_exactly_and_checked_against_their_hash(tmp_path: Path) -> None:
