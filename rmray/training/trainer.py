@@ -36,7 +36,7 @@ from rmray.training.metrics_log import METRICS_FILE, figures_of
 from rmray.training.repeats import check_single
 from rmray.training.storage import checkpoint_place, is_url, storage_warnings, with_absolute_paths
 from rmray.training.storage_check import check_seen_by_all
-from rmray.training.warm_start import check_rules, named_reference, warm_start_of
+from rmray.training.warm_start import check_outside, check_rules, named_reference, warm_start_of
 
 CHOICES_FILE = "choices.json"  # what `auto` came to
 
@@ -62,6 +62,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     _warn(storage_warnings(config, directory=Path.cwd(), environ=os.environ))
     config = with_absolute_paths(config)
     run_dir = Path(config.run.storage) / config.run.name
+    check_outside(run_dir, config)
     runs.check_free(run_dir, resume=resume, overwrite=overwrite)
     check_base(config.model.base, config.pooling)
     with hold_run(run_dir) as owner, connected():

@@ -14,7 +14,7 @@ from typing import Any
 
 from rmray.config.train import TrainConfig
 from rmray.data.render import RenderRules
-from rmray.errors import ModelError
+from rmray.errors import ConfigError, ModelError
 from rmray.models.bundle.import_model import MAX_REFERENCE, read_reference
 from rmray.models.bundle.manifest import MANIFEST_NAME, BundleManifest, read_manifest
 from rmray.models.bundle.reference import hash_of_requests, load_reference
@@ -28,6 +28,18 @@ def warm_start_of(base: str) -> BundleManifest | None:
     """The bundle that `model.base` is, None for any other model. Raises BundleError where it is damaged."""
     directory = Path(base)
     return read_manifest(directory) if (directory / MANIFEST_NAME).is_file() else None
+
+
+def check_outside(run_dir: Path, config: TrainConfig) -> None:
+    """Raise ConfigError where the run begins from files of its own directory, which it replaces."""
+    base = Path(config.model.base)
+    if base.exists() and run_dir.resolve() in base.resolve().parents:
+        raise ConfigError(
+            "the run would replace the bundle that it begins from",
+            where=f"model.base: {base}",
+            why=f"it lies in the run's own directory, {run_dir}",
+            next_step="give the new version another run.name",
+        )
 
 
 def warnings(config: TrainConfig) -> Iterator[tuple[str, str]]:

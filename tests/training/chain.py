@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,39 @@ from rmray.training.held_out import sample_records
 from rmray.training.job import WorkerJob
 from rmray.training.storage import checkpoint_place
 from tests.data.prepared_sets import write_prepared
+from tests.training.conftest import write_preferences
 from tests.training.runs import make_job, run_job
 
 MAX_LENGTH = 64
+LORA = {"r": 4, "alpha": 64.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A run with adapters: its job, the checkpoint's model directory, its bundle."""
+
+    job: WorkerJob
+    checkpoint_dir: Path
+    bundle: Path
+
+
+def two_versions(directory: Path, base: Path) -> tuple[Version, Version]:
+    """A run from the base, merged, and one from its bundle on other rows, training and held out, its adapter apart.
+
+    The rates are large: adapters that hardly move would hide that they are missing.
+    """
+    files = [write_rows(directory / f"{i}.jsonl", skip=40 * i, number=24) for i in range(4)]
+    old = train_to_bundle(directory / "old", base, *files[:2], model={"lora": LORA}, optim={"lr": 0.02})
+    apart = {"lora": LORA | {"export": "adapter"}}
+    short = {"lr": 0.02, "max_steps": 3}
+    return old, train_to_bundle(directory / "new", old.bundle, *files[2:], model=apart, optim=short)
+
+
+def write_rows(path: Path, *, skip: int, number: int) -> Path:
+    """Preferences of their own: so many after the first."""
+    write_preferences(path, skip + number)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[skip:]))
+    return path
 
 
 def prepare(directory: Path, base: Path, train: Path, held_out: Path) -> int:
@@ -44,8 +74,8 @@ def _staged(path: Path, renderer: Renderer) -> list[Row]:
 
 def train_to_bundle(
     run_dir: Path, base: Path, train: Path, held_out: Path, *, data: dict[str, Any] | None = None, **sections: Any
-) -> tuple[WorkerJob, Path]:
-    """Train on the bare engine and export; the job and its bundle."""
+) -> Version:
+    """Train on the bare engine and export."""
     prepared = run_dir.parent / f"{run_dir.name}-set"
     pad_id = prepare(prepared, base, train, held_out)
     files = {"train": [str(train)], "eval": [str(held_out)], "max_length": MAX_LENGTH}
@@ -55,4 +85,4 @@ def train_to_bundle(
     checkpoint = CheckpointStore(checkpoint_place(job.config)).newest()
     assert checkpoint is not None
     export_run(job, checkpoint.model_dir, {"steps": checkpoint.step}, sample_records(prepared, job.config, limit=200))
-    return job, run_dir / BUNDLE_DIR
+    return Version(job, checkpoint.model_dir, run_dir / BUNDLE_DIR)

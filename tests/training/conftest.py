@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ from rmray.config.train import TrainConfig
 from rmray.models.tiny_base import build_tiny_base
 from rmray.training.trainer import TrainOutcome, train
 from tests.conftest import TINY_TEXTS
+
+if TYPE_CHECKING:
+    from tests.training.chain import Version
 
 ANIMALS = ("fox", "dog", "cat", "owl", "bee", "ant", "hen", "elk")
 
@@ -57,3 +61,11 @@ def with_report(config: TrainConfig) -> TrainConfig:
     """The same run with a report at its end; the others do without, which is quicker."""
     evaluate = config.evaluate.model_copy(update={"report_comparisons": 20})
     return config.model_copy(update={"evaluate": evaluate})
+
+
+@pytest.fixture(scope="session")
+def versions(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Version, Version]:
+    """Two successive versions, without Ray; read-only."""
+    from tests.training.chain import two_versions
+
+    return two_versions(tmp_path_factory.mktemp("versions"), tiny_base)

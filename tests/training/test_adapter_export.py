@@ -7,9 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,17 +22,12 @@ from rmray.models.bundle import load_bundle, read_manifest
 from rmray.models.bundle.goldens import load_goldens
 from rmray.models.bundle.publish import publish_bundle
 from rmray.models.head_scorer import HeadScorer
-from rmray.training.checkpoint import CheckpointStore
-from rmray.training.export import export_run
-from rmray.training.held_out import sample_records
+from rmray.models.lora import remove_adapters
 from rmray.training.model import make_model
-from rmray.training.storage import checkpoint_place
 from tests.models.bundle.conftest import edit_json, reseal
-from tests.training.chain import train_to_bundle
-from tests.training.conftest import write_preferences
+from tests.training.chain import Version
 
 TOLERANCE = 1e-5
-LORA = {"lora": {"r": 4, "alpha": 64.0}}
 
 # What a user of peft does with the adapter alone, over the base that it was trained on: the head comes with it.
 WITH_PEFT = """
@@ -57,33 +50,6 @@ print(json.dumps(answer))
 """
 
 
-@pytest.fixture(scope="module")
-def exported(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One run, its scores as trained, and its bundles of both kinds."""
-    directory = tmp_path_factory.mktemp("adapters")
-    for name, rows in (("train", 24), ("test", 12)):
-        write_preferences(directory / f"{name}.jsonl", rows)
-    train, test = (directory / f"{name}.jsonl" for name in ("train", "test"))
-    # A large rate: adapters that hardly move would hide that they are missing.
-    job, merged = train_to_bundle(directory / "run", tiny_base, train, test, model=LORA, optim={"lr": 0.02})
-    checkpoint = CheckpointStore(checkpoint_place(job.config)).newest()
-    assert checkpoint is not None
-    merged = merged.rename(directory / "merged")
-    lora = job.config.model.lora
-    assert lora is not None
-    model = job.config.model.model_copy(update={"lora": lora.model_copy(update={"export": "adapter"})})
-    apart = replace(job, config=job.config.model_copy(update={"model": model}))
-    records = sample_records(Path(job.source.prepared_dir), job.config, limit=200)
-    export_run(apart, checkpoint.model_dir, {"steps": checkpoint.step}, records)
-    trained = make_model(job.config, pad_id=job.pad_id, device="cpu", checkpoint_dir=checkpoint.model_dir)
-    return {
-        "trained": RewardBackbone(trained),
-        "merged": merged,
-        "apart": (directory / "run" / "bundle").rename(directory / "apart"),
-        "left": [path.name for path in (directory / "run").iterdir() if path.name.startswith(".")],
-    }
-
-
 def scores_of(scorer: HeadScorer, bundle: Path, backbone: RewardBackbone | None = None) -> np.ndarray:
     encoded = scorer.encode([golden.request for golden in load_goldens(bundle).items])
     with torch.inference_mode():
@@ -91,41 +57,47 @@ def scores_of(scorer: HeadScorer, bundle: Path, backbone: RewardBackbone | None 
         return (backbone or scorer.backbone)(batch).numpy()
 
 
-def test_trained_merged_and_apart_score_the_same(exported: dict[str, Any], tiny_base: Path) -> None:
-    merged, apart = (load_bundle(exported[kind]) for kind in ("merged", "apart"))
-    trained = scores_of(merged, exported["merged"], exported["trained"])
-    assert np.abs(scores_of(merged, exported["merged"]) - trained).max() < TOLERANCE
-    assert np.abs(scores_of(apart, exported["merged"]) - trained).max() < TOLERANCE
-    base = load_reward_model(tiny_base, dtype=torch.float32, pad_id=0, seed=0, device="cpu")
-    base.score.weight.data.copy_(exported["trained"].model.score.weight)
-    headed = scores_of(merged, exported["merged"], RewardBackbone(base))
-    assert np.abs(headed - trained).max() > 0.05  # without its adapters it is another model
-    assert exported["left"] == []
+def trained(version: Version) -> RewardBackbone:
+    """As training left it."""
+    config, pad_id = version.job.config, version.job.pad_id
+    return RewardBackbone(make_model(config, pad_id=pad_id, device="cpu", checkpoint_dir=version.checkpoint_dir))
 
 
-def test_the_bundles_say_how_they_are_loaded(exported: dict[str, Any], tmp_path: Path) -> None:
-    merged, apart = (read_manifest(exported[kind]) for kind in ("merged", "apart"))
+@pytest.mark.parametrize("place", [0, 1], ids=["merged", "apart"])
+def test_trained_merged_and_apart_score_the_same(versions: tuple[Version, Version], place: int) -> None:
+    version = versions[place]
+    scorer = load_bundle(version.bundle)
+    backbone = trained(version)
+    wanted = scores_of(scorer, version.bundle, backbone)
+    assert np.abs(scores_of(scorer, version.bundle) - wanted).max() < TOLERANCE
+    remove_adapters(backbone.model, merge=False)
+    without = scores_of(scorer, version.bundle, backbone)
+    assert np.abs(without - wanted).max() > 0.05  # without its adapters it is another model
+    assert not [path for path in Path(version.job.run_dir).iterdir() if path.name.startswith(".")]
+
+
+def test_the_bundles_say_how_they_are_loaded(versions: tuple[Version, Version], tmp_path: Path) -> None:
+    merged, apart = (read_manifest(version.bundle) for version in versions)
     assert merged.loads_with == "AutoModelForSequenceClassification"
     assert apart.loads_with == "peft.PeftModel"
-    assert "peft" in load_goldens(exported["apart"]).made_with
-    assert merged.reference.hash == apart.reference.hash
+    assert "peft" in load_goldens(versions[1].bundle).made_with
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= apart.files.keys()
     assert not [name for name in merged.files if name.startswith("adapter")]
-    published = publish_bundle(exported["apart"], tmp_path / "published")
+    published = publish_bundle(versions[1].bundle, tmp_path / "published")
     assert load_bundle(published.directory).info.model_version == apart.model_version
     assert 'PeftModel.from_pretrained(model, DIR + "/adapter")' in (published.directory / "README.md").read_text()
     assert "reference.jsonl" not in published.files  # the records are somebody's data
 
 
 def test_peft_puts_the_adapter_and_its_head_on_the_base_to_the_same_scores(
-    exported: dict[str, Any], tiny_base: Path, tmp_path: Path
+    versions: tuple[Version, Version], tmp_path: Path
 ) -> None:
-    bundle, headless = exported["apart"], tmp_path / "headless"
+    base, bundle, headless = versions[0].bundle, versions[1].bundle, tmp_path / "headless"
     shutil.copytree(bundle / "adapter", headless)
     tensors = load_file(headless / "adapter_model.safetensors")
     save_file({k: v for k, v in tensors.items() if "score" not in k}, headless / "adapter_model.safetensors")
     edit_json(headless / "adapter_config.json", modules_to_save=None, task_type=None)  # else peft misses it by itself
-    command = [sys.executable, "-I", "-c", WITH_PEFT, tiny_base, bundle / "goldens.json", bundle / "adapter", headless]
+    command = [sys.executable, "-I", "-c", WITH_PEFT, base, bundle / "goldens.json", bundle / "adapter", headless]
     ran = subprocess.run([str(word) for word in command], cwd=tmp_path, capture_output=True, text=True, check=True)
     whole, without_head = (
         {name: np.array(scores) for name, scores in answer.items()}
@@ -134,21 +106,21 @@ def test_peft_puts_the_adapter_and_its_head_on_the_base_to_the_same_scores(
     wanted = np.array(load_goldens(bundle).scores)
     assert np.abs(whole["adapter"] - wanted).max() < TOLERANCE
     assert np.abs(whole["merged"] - wanted).max() < TOLERANCE
-    # peft is left with the base's head, which was never trained.
+    # peft is left with the head of the model below.
     assert np.abs(without_head["adapter"] - wanted).max() > 0.1
 
 
-def test_an_adapter_that_was_changed_is_refused(exported: dict[str, Any], tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(exported["apart"], tmp_path / "bundle"))
+def test_an_adapter_that_was_changed_is_refused(versions: tuple[Version, Version], tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(versions[1].bundle, tmp_path / "bundle"))
     edit_json(bundle / "adapter" / "adapter_config.json", lora_alpha=32.0)
     with pytest.raises(BundleError, match=r"adapter_config\.json changed"):
         load_bundle(bundle)
     reseal(bundle)
-    assert read_manifest(bundle).model_version != read_manifest(exported["apart"]).model_version
+    assert read_manifest(bundle).model_version != read_manifest(versions[1].bundle).model_version
     with pytest.raises(BundleError, match="goldens score differently"):
         load_bundle(bundle)
 
 
-def test_training_does_not_go_on_from_a_base_without_the_adapter_beside_it(exported: dict[str, Any]) -> None:
+def test_training_does_not_go_on_from_a_base_without_the_adapter_beside_it(versions: tuple[Version, Version]) -> None:
     with pytest.raises(ModelError, match=r"exported with model\.lora\.export: merged"):
-        load_reward_model(exported["apart"], dtype=torch.float32, pad_id=0, seed=0)
+        load_reward_model(versions[1].bundle, dtype=torch.float32, pad_id=0, seed=0)

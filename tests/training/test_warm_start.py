@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from rmray.config.train import TrainConfig
 from rmray.data.prepared import load_manifest
-from rmray.errors import BundleError, DataError, ModelError
+from rmray.errors import BundleError, ConfigError, DataError, ModelError
 from rmray.models.bundle import load_bundle, read_manifest
 from rmray.models.bundle.reference import hash_of_requests, load_reference, save_reference
 from rmray.models.scorer import score_requests
 from rmray.schema import ScoreRequest, TokenIds
 from rmray.training.events import read_events
 from rmray.training.storage import with_absolute_paths
-from rmray.training.warm_start import check_rules, named_reference, warm_start_of, warnings
-from tests.training.chain import train_to_bundle
-from tests.training.conftest import write_preferences
+from rmray.training.warm_start import check_outside, check_rules, named_reference, warm_start_of, warnings
+from tests.training.chain import Version, write_rows
 
 REQUESTS = [
     ScoreRequest(prompt="Question: ", completions=("yes — já.", "no\n"), id="a"),
@@ -33,71 +33,54 @@ REQUESTS = [
 FIELDS: dict[str, Any] = {"data": {"train": ["any"]}, "model": {"base": "any"}}
 
 
-def rows(path: Path, *, skip: int, number: int) -> Path:
-    """Preferences of their own: so many after the first."""
-    write_preferences(path, skip + number)
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[skip:]))
-    return path
-
-
-@pytest.fixture(scope="module")
-def two_versions(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A run from the base, and one from its bundle on other rows, training and held out."""
-    directory = tmp_path_factory.mktemp("versions")
-    files = [rows(directory / f"{i}.jsonl", skip=40 * i, number=24) for i in range(4)]
-    first, old = train_to_bundle(directory / "first", tiny_base, files[0], files[1])
-    second, new = train_to_bundle(directory / "second", old, files[2], files[3], optim={"max_steps": 1})
-    return {"first": first, "old": old, "second": second, "new": new}
-
-
 def config_with(config: TrainConfig, **data: Any) -> TrainConfig:
     return config.model_copy(update={"data": config.data.model_copy(update=data)})
 
 
-def test_the_new_version_has_the_reference_of_the_old_one(two_versions: dict[str, Any]) -> None:
-    old, new = (read_manifest(two_versions[name]) for name in ("old", "new"))
+def test_the_new_version_has_the_reference_of_the_old_one(versions: tuple[Version, Version]) -> None:
+    old, new = (read_manifest(version.bundle) for version in versions)
     assert new.reference.hash == old.reference.hash
     assert new.reference.source == old.reference.source == "held-out comparisons"
     assert new.reference.mean != old.reference.mean  # of the same records, by another model
     assert (old.warm_start, new.warm_start) == ("", old.model_version)
     assert new.model_version != old.model_version
-    assert (two_versions["new"] / "reference.jsonl").read_bytes() == (
-        two_versions["old"] / "reference.jsonl"
-    ).read_bytes()
+    kept, handed_on = ((version.bundle / "reference.jsonl").read_bytes() for version in versions)
+    assert kept == handed_on
 
 
-def test_rewards_of_both_are_of_one_scale_over_the_reference(two_versions: dict[str, Any]) -> None:
-    for name in ("old", "new"):
-        scorer = load_bundle(two_versions[name])
-        requests = load_reference(two_versions[name], hash=scorer.info.reference)
+def test_rewards_of_both_are_of_one_scale_over_the_reference(versions: tuple[Version, Version]) -> None:
+    for version in versions:
+        scorer = load_bundle(version.bundle)
+        requests = load_reference(version.bundle, hash=scorer.info.reference)
         assert requests is not None
         rewards = [result.reward for r in score_requests(scorer, requests) for result in r.results]
         assert (np.mean(rewards), np.std(rewards)) == pytest.approx((0, 1), abs=1e-4)
 
 
-def test_training_goes_on_with_the_weights_and_the_head_of_the_bundle(two_versions: dict[str, Any]) -> None:
-    old, new = (load_file(two_versions[name] / "model.safetensors") for name in ("old", "new"))
+def test_training_goes_on_with_the_weights_and_the_head_of_the_bundle(versions: tuple[Version, Version]) -> None:
+    old, new = (load_file(version.bundle / "model.safetensors") for version in versions)
     assert old.keys() == new.keys()
-    for name in ("score.weight", "model.embed_tokens.weight"):
-        step = float((new[name] - old[name]).abs().max())
-        assert 0 < step <= 1.001e-3 * (1 + 0.01 * float(old[name].abs().max()))  # AdamW's first step at rate 1e-3
+    for name in old:  # the new adapter lies beside the weights of the old version
+        assert torch.equal(old[name], new[name]) == (name != "score.weight")
+    moved = float((new["score.weight"] - old["score.weight"]).abs().max())
+    assert moved < 3.1 * 0.02  # by three steps of AdamW at most, from the old head and not from a fresh one
 
 
-def test_it_is_told_once_that_it_is_a_warm_start(two_versions: dict[str, Any]) -> None:
-    assert not [e for e in read_events(Path(two_versions["first"].run_dir)) if e.get("kind") == "warm_start"]
-    told = [e for e in read_events(Path(two_versions["second"].run_dir)) if e["event"] == "warning"]
+def test_it_is_told_once_that_it_is_a_warm_start(versions: tuple[Version, Version]) -> None:
+    assert not [e for e in read_events(Path(versions[0].job.run_dir)) if e.get("kind") == "warm_start"]
+    told = [e for e in read_events(Path(versions[1].job.run_dir)) if e["event"] == "warning"]
     assert [e["kind"] for e in told if e["kind"] in ("warm_start", "reference")] == ["warm_start"]
-    old = read_manifest(two_versions["old"])
+    old = read_manifest(versions[0].bundle)
     for word in (old.name, old.model_version, "retraining from its base model"):
         assert word in told[0]["message"]
 
 
 def test_other_records_are_told_to_be_incomparable_and_the_old_ones_may_be_named(
-    two_versions: dict[str, Any], tmp_path: Path
+    versions: tuple[Version, Version], tmp_path: Path
 ) -> None:
-    config = two_versions["second"].config
-    old = read_manifest(two_versions["old"])
-    own, kept = rows(tmp_path / "own.jsonl", skip=0, number=4), two_versions["old"] / "reference.jsonl"
+    config = versions[1].job.config
+    old = read_manifest(versions[0].bundle)
+    own, kept = write_rows(tmp_path / "own.jsonl", skip=0, number=4), versions[0].bundle / "reference.jsonl"
     assert [kind for kind, _ in warnings(config_with(config, reference=str(own)))] == ["warm_start", "reference"]
     assert [kind for kind, _ in warnings(config_with(config, reference=str(kept)))] == ["warm_start"]
     named = named_reference(config_with(config, reference=str(own)))
@@ -105,7 +88,7 @@ def test_other_records_are_told_to_be_incomparable_and_the_old_ones_may_be_named
     assert (len(named[0]), named[1]) == (4, "own.jsonl")
 
     # A bundle of an older rmray keeps no records.
-    bundle = Path(shutil.copytree(two_versions["old"], tmp_path / "bundle"))
+    bundle = Path(shutil.copytree(versions[0].bundle, tmp_path / "bundle"))
     (bundle / "reference.jsonl").unlink()
     without = config.model_copy(update={"model": config.model.model_copy(update={"base": str(bundle)})})
     assert named_reference(without) is None
@@ -120,7 +103,7 @@ def test_a_run_from_a_base_is_normalised_against_the_file_that_is_named(tiny_bas
     assert warm_start_of(config.model.base) is None
     assert named_reference(config) is None
     assert list(warnings(config)) == []
-    named = named_reference(config_with(config, reference=str(rows(tmp_path / "fixed.jsonl", skip=0, number=4))))
+    named = named_reference(config_with(config, reference=str(write_rows(tmp_path / "fixed.jsonl", skip=0, number=4))))
     assert named is not None
     with pytest.raises(DataError, match=r"missing\.jsonl"):
         named_reference(config_with(config, reference=str(tmp_path / "missing.jsonl")))
@@ -128,15 +111,23 @@ def test_a_run_from_a_base_is_normalised_against_the_file_that_is_named(tiny_bas
     assert with_absolute_paths(relative, tmp_path).data.reference == str(tmp_path / "fixed.jsonl")
 
 
-def test_rules_that_read_other_text_are_refused_and_lengths_are_free(two_versions: dict[str, Any]) -> None:
-    config, old = two_versions["second"].config, read_manifest(two_versions["old"])
-    rules = load_manifest(Path(two_versions["second"].source.prepared_dir)).render_rules
+def test_rules_that_read_other_text_are_refused_and_lengths_are_free(versions: tuple[Version, Version]) -> None:
+    config, old = versions[1].job.config, read_manifest(versions[0].bundle)
+    rules = load_manifest(Path(versions[1].job.source.prepared_dir)).render_rules
     check_rules(old, config, rules)
     check_rules(old, config, rules | {"max_length": 32, "over_length": "truncate_prompt"})
     with pytest.raises(ModelError, match=r"date: 2024-07-26 -> 2026-01-01"):
         check_rules(old, config, rules | {"date": "2026-01-01"})
     with pytest.raises(ModelError, match=r"model.pooling: mean -> last"):
         check_rules(replace(old, pooling="mean"), config, rules)
+
+
+def test_a_run_does_not_replace_the_bundle_it_begins_from(versions: tuple[Version, Version], tmp_path: Path) -> None:
+    config = versions[1].job.config  # from the bundle of the first
+    check_outside(tmp_path, config)
+    with pytest.raises(ConfigError, match=r"another run\.name") as error:
+        check_outside(Path(versions[0].job.run_dir), config)
+    assert "replace the bundle" in str(error.value)
 
 
 def test_reference_records_are_kept_exactly_and_checked_against_their_hash(tmp_path: Path) -> None:
