@@ -60,7 +60,7 @@ def write_world(
     """Write all files; the same arguments give the same bytes.
 
     num_prompts, num_test_prompts: different prompts of pairs-train and pairs-test (one more where twins end uneven);
-    most have one pair. kwise and process files have a fourth as many rows, outcome half as many. label_noise: share of
+    most have one pair. process files have as many rows, kwise a fourth, outcome half as many. label_noise: share of
     pairs, of both splits, whose preference is turned round, ratings and all; no model can agree with them.
     Raises ValueError where the town has fewer prompts than asked for.
     """
@@ -76,7 +76,7 @@ def write_world(
         turned = rng.random(len(duels)) < label_noise
         num_turned[split] = int(turned.sum())
         some = [duels[i] for i in sorted(rng.permutation(len(duels))[: max(1, len(duels) // 4)])]
-        solutions = _draw_solutions(len(some), solved, rng)
+        solutions = _draw_solutions(len(duels), solved, rng)
         rows: dict[str, Iterable[dict[str, Any]]] = {
             "pairs": (_pair_row(duel, bool(t)) for duel, t in zip(duels, turned, strict=True)),
             "kwise": (_kwise_row(world, duel, rng) for duel in some),

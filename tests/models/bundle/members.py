@@ -43,9 +43,7 @@ def write_goldens(directory: Path, scorer) -> None:
     responses = score_requests(scorer, [golden.request for golden in goldens.items])
     raws = [[result.raw for result in response.results] for response in responses]
     assert len(list(chain(*raws))) == len(goldens.scores)
-    items = [
-        replace(golden, scores=tuple((value,) for value in raw))
-        for golden, raw in zip(goldens.items, raws, strict=True)
-    ]
+    found = [tuple((value,) for value in raw) for raw in raws]
+    items = [replace(golden, scores=scores) for golden, scores in zip(goldens.items, found, strict=True)]
     replace(goldens, items=tuple(items)).save(directory)
     assert json.loads((directory / GOLDENS_NAME).read_text())["items"]

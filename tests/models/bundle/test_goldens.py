@@ -60,9 +60,8 @@ def encoded(paths: list[list[int]], prompt_lens: list[int]) -> Encoded:
     ],
 )
 def test_ids_are_compared_exactly(paths: list[list[int]], prompt_lens: list[int], says: str) -> None:
-    golden = Golden(
-        ScoreRequest(prompt="p", completions=("c", "c")), ((1, 2, 3), (1, 2, 4, 5)), (2, 2), ((0.0,), (0.0,))
-    )
+    request = ScoreRequest(prompt="p", completions=("c", "c"))
+    golden = Golden(request, ((1, 2, 3), (1, 2, 4, 5)), (2, 2), ((0.0,), (0.0,)))
     found = different_ids(golden, encoded(paths, prompt_lens))
     assert found.startswith(says)
     assert bool(found) == bool(says)
