@@ -35,9 +35,10 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any], records
     manifest = load_manifest(prepared_dir)
     torch.set_num_threads(config.workers.cpus)
     old = warm_start_of(config.model.base)
+    rows = "completions" if config.objective.readout else "comparisons"
     requests, source = named_reference(config) or (
         reference_requests(records, manifest.tokenizer_hash),
-        f"{'held-out' if manifest.eval.num_rows else 'training'} records",
+        f"{'held-out' if manifest.eval.num_rows else 'training'} {rows}",
     )
     with TemporaryDirectory(dir=job.run_dir, prefix=".export-") as scratch:
         if config.model.lora:

@@ -23,7 +23,7 @@ from rmray.training.events import EVENTS_FILE, read_events
 from rmray.training.metrics_log import METRICS_FILE, read_metrics
 
 # What differs between two runs that are the same: when and how fast.
-TIMING = ("seconds", "pairs_per_s", "tokens_per_s", "time", "eval_seconds")
+TIMING = ("seconds", "pairs_per_s", "comparisons_per_s", "tokens_per_s", "time", "eval_seconds")
 SECONDS_BETWEEN_LOOKS = 0.001
 JOB = Path(__file__).parents[2] / "jobs" / "train.py"
 

@@ -23,7 +23,7 @@ from rmray.training.storage import checkpoint_place
 from rmray.training.worker import run_worker
 
 PAD_ID = 0
-TIMING = ("seconds", "pairs_per_s", "tokens_per_s", "eval_seconds", "time")
+TIMING = ("seconds", "pairs_per_s", "comparisons_per_s", "tokens_per_s", "eval_seconds", "time")
 
 
 def make_job(

@@ -14,7 +14,15 @@ from rich.console import Console
 from rmray.training.events import EventLog
 from rmray.training.progress import PlainDisplay, RichDisplay, follow, format_seconds, make_display
 
-STEP = {"step": 4, "loss": 0.6931, "accuracy": 0.5, "pairs_per_s": 12.34, "seconds": 2.0}
+STEP = {
+    "step": 4,
+    "loss": 0.6931,
+    "accuracy": 0.5,
+    "pairs": 64,
+    "comparisons": 64,
+    "pairs_per_s": 12.34,
+    "seconds": 2.0,
+}
 EVALUATION = {
     "step": 4,
     "eval_loss": 0.5,

@@ -118,7 +118,7 @@ def test_rules_that_read_other_text_are_refused_and_lengths_are_free(versions: t
     check_rules(old, config, rules | {"max_length": 32, "over_length": "truncate_prompt"})
     with pytest.raises(ModelError, match=r"date: 2024-07-26 -> 2026-01-01"):
         check_rules(old, config, rules | {"date": "2026-01-01"})
-    with pytest.raises(ModelError, match=r"model.pooling: mean -> last"):
+    with pytest.raises(ModelError, match=r"scores read at: mean -> last"):
         check_rules(replace(old, pooling="mean"), config, rules)
 
 

@@ -155,7 +155,7 @@ def test_goldens_of_every_member_are_checked(copied: Path) -> None:
     """Even where somebody made all hashes fit."""
     goldens = copied / "members" / "1" / "goldens.json"
     raw = json.loads(goldens.read_text())
-    raw["items"][0]["scores"][0] += 0.1
+    raw["items"][0]["scores"][0][0] += 0.1
     goldens.write_text(json.dumps(raw))
     member = copied / "members" / "1"
     write_manifest(member, sealed(member, replace(read_manifest(member), files={})))
@@ -218,12 +218,11 @@ def test_an_ensemble_is_no_member_and_a_bundle_is_replaced_only_when_asked(
 
 
 def test_reference_records_come_from_a_file_or_the_first_member(member_copy: Path, tmp_path: Path) -> None:
+    assert reference_of_members([member_copy]) == REFERENCE
+    (member_copy / "reference.jsonl").unlink()  # as `rmray export` leaves it out
     with pytest.raises(DataError, match="do not hold them") as caught:
         reference_of_members([member_copy])
     assert "--reference" in str(caught.value)
-    lines = [json.dumps(request_to_json(request)) for request in REFERENCE]
-    (member_copy / "reference.jsonl").write_text("\n".join(lines) + "\n")
-    assert reference_of_members([member_copy]) == REFERENCE
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
     assert reference_of_members([member_copy], rows) == [ScoreRequest(prompt="p", completions=("a", "b"))]
@@ -235,6 +234,7 @@ def test_an_export_is_the_ensemble_still(ensemble_dir: Path, tmp_path: Path) -> 
     published = publish_bundle(ensemble_dir, tmp_path / "export")
     assert published.warnings == ()
     assert {"members/0/model.safetensors", "members/2/rmray.json"} <= set(published.files)
+    assert not any("reference.jsonl" in name for name in published.files)  # users' data
     again = load_bundle(tmp_path / "export")
     assert again.info.model_version == read_manifest(ensemble_dir).model_version
     assert rewards(again, GOLDENS) == rewards(load_bundle(ensemble_dir, check=False), GOLDENS)
