@@ -17,7 +17,6 @@ from rmray.models.bundle.ensemble import reference_of_members
 from rmray.models.bundle.export import sealed
 from rmray.models.bundle.manifest import check_files, sha256_of_file, write_manifest
 from rmray.models.bundle.publish import publish_bundle
-from rmray.models.bundle.request_json import request_to_json
 from rmray.models.combine import Combination
 from rmray.models.ensemble import EnsembleScorer
 from rmray.models.remote import open_remote
