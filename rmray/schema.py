@@ -13,6 +13,8 @@ from typing import Any
 
 from rmray.errors import RowError
 
+CHARS_PER_TOKEN = 3
+"""For a first guess of a text's tokens, on the high side of what tokenizers do."""
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -180,6 +182,15 @@ class ScoreRequest:
             object.__setattr__(self, "finished", (True,) * len(self.completions))
         if len(self.finished) != len(self.completions):
             raise RowError("count_mismatch", f"{len(self.completions)} completions but {len(self.finished)} `finished`")
+
+
+def estimated_tokens(request: ScoreRequest) -> int:
+    """Tokens that a request may cost before anybody tokenised it, its prompt once: a guess from the characters of
+    text, of token ids their number."""
+    return sum(
+        len(content.ids) if isinstance(content, TokenIds) else math.ceil(num_chars(content) / CHARS_PER_TOKEN)
+        for content in (request.prompt, *request.completions)
+    )
 
 
 def request_of_own_ids(

@@ -14,7 +14,7 @@ import numpy as np
 from rmray.data.group import TokenGroup
 
 MIN_SAVED = 0.05
-"""Groups share where that saves this part of their tokens. Below it the second attention costs what the tokens save."""
+"""A group joins others where that saves this part of its tokens. Below, the second attention costs what they save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,7 @@ def _find_clusters(groups: Sequence[TokenGroup]) -> list[_Cluster]:
             joined = _Cluster(
                 (*last.members, i), shared, last.num_paths + alone.num_paths, last.path_tokens + alone.path_tokens
             )
-            apart = last.num_tokens + alone.num_tokens
-            if apart - joined.num_tokens >= MIN_SAVED * apart:
+            if last.num_tokens + alone.num_tokens - joined.num_tokens >= MIN_SAVED * alone.num_tokens:
                 clusters[-1] = joined
                 continue
         clusters.append(alone)

@@ -115,6 +115,11 @@ class HeadScorer:
         return raw
 
     @property
+    def shares_prompts(self) -> bool:
+        """Whether a forward computes a prompt once for all the requests that carry it."""
+        return self.backbone.shares_prefixes
+
+    @property
     def reads_tokens(self) -> bool:
         """Whether `token_scores` can be had: a linear head that reads the last token reads any."""
         return self.pooling == "last" and self.backbone.has_score_head

@@ -26,6 +26,12 @@ def test_callers_with_one_prompt_share_it():
     assert paths_of(shared) == paths_of([groups[i] for i in order])
 
 
+def test_as_many_callers_as_there_are_share_one_prompt():
+    groups = [group(PROMPT, [k, 1, 2, 3, 4, 5, 6, 7]) for k in range(200)]
+    (merged,), _ = share_prefixes(groups)
+    assert merged.num_tokens == 40 + 200 * 8
+
+
 def test_a_beginning_that_reaches_into_one_callers_completions_is_cut_back_to_what_all_share():
     groups = [group(PROMPT, [1, 2, 3], [1, 2, 4]), group(PROMPT, [1, 5], [1, 6])]
     (merged,), order = share_prefixes(groups)
@@ -40,7 +46,7 @@ def test_a_beginning_that_reaches_into_one_callers_completions_is_cut_back_to_wh
         [],
         [group(PROMPT, [1], [2])],
         [group(PROMPT, [1], [2]), group(range(50), [1], [2])],
-        # A word in common: 2 of 80 tokens.
+        # A word in common: 2 of 43 tokens.
         [group([1, 2, *range(100, 140)], [1]), group([1, 2, *range(200, 240)], [1])],
         # What both share would be computed once, and the rest of each prompt once for each of its completions.
         [group([*PROMPT, *range(60)], *[[k] for k in range(8)]), group([*PROMPT, *range(60, 120)], [1], [2])],
