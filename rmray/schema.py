@@ -185,12 +185,18 @@ class ScoreRequest:
 
 
 def estimated_tokens(request: ScoreRequest) -> int:
-    """Tokens that a request may cost before anybody tokenised it, its prompt once: a guess from the characters of
-    text, of token ids their number."""
-    return sum(
-        len(content.ids) if isinstance(content, TokenIds) else math.ceil(num_chars(content) / CHARS_PER_TOKEN)
-        for content in (request.prompt, *request.completions)
-    )
+    """Tokens that a request may cost, its prompt once, before anybody tokenised it: a guess from the characters of
+    text, of token ids their number. What is no content counts 0: who encodes it says what is wrong."""
+    return sum(map(_estimated_tokens, (request.prompt, *request.completions)))
+
+
+def _estimated_tokens(content: Content) -> int:
+    if isinstance(content, TokenIds):
+        return len(content.ids)
+    try:
+        return math.ceil(num_chars(content) / CHARS_PER_TOKEN)
+    except (AttributeError, TypeError):
+        return 0
 
 
 def request_of_own_ids(
