@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -38,7 +39,8 @@ class EngineLimits:
 
 @dataclass(slots=True)
 class EngineStats:
-    """Counters since the start. tokens_per_s: of recent forwards, 0 before the first."""
+    """Counters since the start. tokens_per_s: of recent forwards, 0 before the first. failures: completions answered
+    without a score, by code (`non_finite` among them)."""
 
     num_batches: int = 0
     num_requests: int = 0
@@ -46,6 +48,7 @@ class EngineStats:
     forward_s: float = 0.0
     tokens_per_s: float = 0.0
     failed_forwards_in_a_row: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True, eq=False)
@@ -124,7 +127,9 @@ class ScoringEngine:
                     answers[i] = self._enqueue(requests[i], admitted[i], one, deadline_s)
             if futures := [a for a in answers.values() if isinstance(a, asyncio.Future)]:
                 await asyncio.wait(futures)
-            return [a.result() if isinstance(a, asyncio.Future) else a for _, a in sorted(answers.items())]
+            responses = [a.result() if isinstance(a, asyncio.Future) else a for _, a in sorted(answers.items())]
+            self.stats.failures.update(x.code for r in responses for x in r.results if isinstance(x, ScoreFailure))
+            return responses
         finally:
             for answer in answers.values():
                 if isinstance(answer, asyncio.Future):

@@ -181,9 +181,15 @@ def test_a_request_that_breaks_decode_fails_alone():
     assert [raws(r)[0] for r in responses] == [1.0, "decode_failed"]
 
 
-def test_a_score_that_is_not_finite_is_an_error():
+def test_a_score_that_is_not_finite_is_an_error_and_counted():
     scorer = ArithmeticScorer(lambda prompt, completion: float("nan") if completion == "a" else 1.0)
-    assert raws(run(scorer, lambda e: e.score([request()]))[0]) == ["non_finite", 1.0]
+
+    async def scenario(engine):
+        return (await engine.score([request(), request(completions=["a", "", "c"])])), engine.stats.failures
+
+    responses, failures = run(scorer, scenario)
+    assert [raws(r) for r in responses] == [["non_finite", 1.0], ["non_finite", "blank_completion", 1.0]]
+    assert failures == {"non_finite": 2, "blank_completion": 1}
 
 
 def test_cancelling_frees_the_slot():
@@ -379,8 +385,9 @@ def test_closing_answers_what_was_accepted_and_refuses_the_rest():
     scorer = GatedScorer()
 
     async def scenario(engine):
-        accepted = [asyncio.create_task(engine.score([request(str(i))])) for i in range(2)]
+        accepted = [asyncio.create_task(engine.score([request("0")]))]
         await scorer.until_forward()
+        accepted.append(asyncio.create_task(engine.score([request("1")])))
         await until(lambda: engine.num_waiting == 1)
         closing = asyncio.create_task(engine.aclose())
         await until(lambda: engine._closing)
