@@ -81,12 +81,12 @@ class ScoringEngine:
         self._encoders = ThreadPoolExecutor(self.limits.encode_threads, thread_name_prefix="rmray-encode")
         self._device = ThreadPoolExecutor(1, thread_name_prefix="rmray-forward")
         self._items: dict[int, _Item] = {}  # those that wait
-        self._open: set[asyncio.Future[ScoreResponse]] = set()  # those and the ones in the forward
+        self._calls: set[asyncio.Future[None]] = set()  # accepted and not yet answered; done with their call
         self._keys = itertools.count()
         self._queued_tokens = 0
         self._arrived = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
-        self._closing = False
+        self._closing = self._stopped = False
 
     def start(self) -> None:
         """Start batching on the running event loop."""
@@ -115,6 +115,8 @@ class ScoringEngine:
         timeout_s: what has not begun its forward by then is answered `deadline`.
         """
         deadline_s = self._clock() + timeout_s
+        call = asyncio.get_running_loop().create_future()
+        self._calls.add(call)
         tickets = [self._admit(request) for request in requests]
         answers: dict[int, ScoreResponse | asyncio.Future[ScoreResponse]] = {
             i: failed(requests[i], ticket) for i, ticket in enumerate(tickets) if isinstance(ticket, ScoreFailure)
@@ -135,12 +137,14 @@ class ScoringEngine:
                 if isinstance(answer, asyncio.Future):
                     answer.cancel()
             self._queued_tokens -= sum(ticket.tokens for ticket in admitted.values())
+            self._calls.discard(call)
+            call.set_result(None)
 
     async def aclose(self, *, drain_s: float = 30.0) -> None:
         """Refuse new requests, answer those accepted (for at most drain_s), stop the threads."""
         self._closing = True
-        if self._open:
-            await asyncio.wait(self._open, timeout=drain_s)
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=drain_s)
         self.stop()
         if self._runner is not None:
             with contextlib.suppress(asyncio.CancelledError):
@@ -148,10 +152,10 @@ class ScoringEngine:
 
     def stop(self) -> None:
         """Stop at once; what still waits is answered `replica_lost`."""
-        self._closing = True
+        self._closing = self._stopped = True
         if self._runner is not None and not self._runner.get_loop().is_closed():
             self._runner.cancel()
-        self._encoders.shutdown(wait=False, cancel_futures=True)
+        self._encoders.shutdown(wait=False)  # what is in its queue is answered, without being encoded
         self._device.shutdown(wait=False, cancel_futures=True)
 
     # Into the queue
@@ -175,10 +179,14 @@ class ScoringEngine:
 
     async def _encode(self, requests: list[ScoreRequest], deadline_s: float) -> list[Encoded | ScoreFailure]:
         def encode() -> list[Encoded | ScoreFailure]:
+            if self._stopped:
+                return [_lost()] * len(requests)
             if self._clock() >= deadline_s:  # nobody waits for it any more
                 return [_late()] * len(requests)
             return encode_each(self.scorer, requests)
 
+        if self._stopped:
+            return encode()
         return await asyncio.get_running_loop().run_in_executor(self._encoders, encode)
 
     def _enqueue(
@@ -195,11 +203,9 @@ class ScoringEngine:
             too_many = f"the request has {tokens} tokens, {self.limits.max_queued_tokens} are allowed"
             return failed(request, ScoreFailure(code="too_many_tokens", message=f"{too_many}; send it in parts"))
         if self._runner is None or self._runner.done():
-            return failed(request, ScoreFailure(code="replica_lost", message="the engine has stopped"))
+            return failed(request, _lost())
         item = _Item(encoded, self._waiting(encoded.group, deadline_s), asyncio.get_running_loop().create_future())
         self._items[item.waiting.key] = item
-        self._open.add(item.reply)
-        item.reply.add_done_callback(self._open.discard)
         self._arrived.set()
         return item.reply
 
@@ -227,10 +233,9 @@ class ScoringEngine:
                 loop.call_soon(self._reply, batch, raw)
                 batch = []
         finally:
-            lost = ScoreFailure(code="replica_lost", message="the engine has stopped")
             for item in [*batch, *self._items.values()]:
                 if not item.reply.done():
-                    item.reply.set_result(failed(item.encoded.request, lost))
+                    item.reply.set_result(failed(item.encoded.request, _lost()))
 
     def _take_batch(self) -> list[_Item]:
         self._items = {key: item for key, item in self._items.items() if not item.reply.done()}  # not the cancelled
@@ -289,3 +294,7 @@ def _parts(tickets: dict[int, _Ticket], max_tokens: int) -> Iterator[list[int]]:
 
 def _late() -> ScoreFailure:
     return ScoreFailure(code="deadline", message="the deadline passed before the forward began")
+
+
+def _lost() -> ScoreFailure:
+    return ScoreFailure(code="replica_lost", message="the engine has stopped")

@@ -401,6 +401,28 @@ def test_closing_answers_what_was_accepted_and_refuses_the_rest():
     assert raws(refused) == ["shutting_down"] * 2
 
 
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_call_that_is_still_being_encoded_is_answered_too(stop):
+    scorer, gate = Encoding(), threading.Event()
+    scorer.then = lambda: gate.wait(10)
+
+    async def scenario(engine):
+        call = asyncio.create_task(engine.score([request(str(i), prompt="p" * 30) for i in range(3)]))
+        await until(lambda: scorer.encoded == ["0"])
+        closing = asyncio.create_task(engine.aclose(drain_s=10))
+        await until(lambda: engine._closing)
+        if stop:
+            engine.stop()
+        gate.set()
+        responses = await call
+        await closing
+        return responses
+
+    responses = run(scorer, scenario, limits=EngineLimits(max_batch_tokens=11))
+    assert [raws(r) for r in responses] == [["replica_lost"] * 2 if stop else [1.0, 2.0]] * 3
+    assert scorer.encoded == (["0"] if stop else ["0", "1", "2"])
+
+
 def test_an_engine_that_stops_answers_all_and_fails_its_check():
     async def scenario(engine):
         engine.check()
