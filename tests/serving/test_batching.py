@@ -102,6 +102,17 @@ def test_every_plan_keeps_the_rules(rows, now_s):
         assert all(tokens[w.key] > left for w in alive if w.key not in plan.batch)
 
 
+@given(st.lists(st.tuples(st.sampled_from("pqr"), st.integers(1, 60)), max_size=30))
+def test_what_a_batch_computes_is_within_the_budget_however_prompts_are_shared(rows):
+    lengths = {"p": 5, "q": 30, "r": 60}
+    queue = [
+        Waiting(k, lengths[p] + own, own, k, prompt=p, prompt_tokens=lengths[p]) for k, (p, own) in enumerate(rows)
+    ]
+    batch = [rows[key] for key in plan_batch(queue, LIMITS, 0.0).batch]
+    computed = sum(own for _, own in batch) + sum(lengths[p] for p in {p for p, _ in batch})
+    assert computed <= LIMITS.max_batch_tokens or len(batch) == 1
+
+
 def test_the_oldest_waits_for_no_more_batches_than_were_before_it():
     queue = [waiting(k, 60, length=10 if k % 2 else 90, arrived_s=k) for k in range(10)]
     order = []

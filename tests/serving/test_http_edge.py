@@ -10,8 +10,10 @@ import httpx
 import pytest
 
 from rmray.errors import ConfigError
+from rmray.serving.engine import ScoringEngine
 from rmray.serving.http import ApiKeys, HttpLimits, build_http_app, read_api_keys
 from rmray.serving.http import keys as keys_module
+from tests.serving.test_engine import GatedScorer, until
 from tests.serving.test_http import GOOD, Backend, served
 
 KEY, OTHER_KEY = "0123456789abcdef-one", "0123456789abcdef-two"
@@ -251,6 +253,48 @@ def test_a_client_that_has_gone_frees_what_it_held():
         return backend.cancelled, sent[0]["status"]
 
     assert asyncio.run(main()) == (True, 504)
+
+
+def test_a_client_that_has_gone_leaves_the_engines_queue():
+    class Queue(Backend):
+        """Scores with an engine whose device is busy until `gate` is set."""
+
+        def __init__(self, engine):
+            super().__init__()
+            self.engine = engine
+
+        async def score(self, model, requests, *, timeout_s):
+            return await self.engine.score(requests, timeout_s=timeout_s)
+
+    async def main():
+        scorer = GatedScorer()
+        engine = ScoringEngine(scorer)
+        engine.start()
+        app = build_http_app(Queue(engine))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+            first = asyncio.create_task(client.post("/v1/rewards", json={"items": [GOOD]}))
+            await scorer.until_forward()
+            body = [{"type": "http.request", "body": json.dumps({"items": [GOOD, GOOD]}).encode()}]
+
+            async def receive():
+                if body:
+                    return body.pop()
+                await until(lambda: engine.num_waiting == 2)
+                return {"type": "http.disconnect"}
+
+            async def send(_):
+                pass
+
+            scope = {"type": "http", "method": "POST", "path": "/v1/rewards", "query_string": b""}
+            await app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send)
+            await until(lambda: engine.num_waiting == 0)
+            tokens = engine.queued_tokens
+            scorer.gate.set()
+            status = (await first).status_code
+        await engine.aclose()
+        return tokens, status, engine.queued_tokens, len(scorer.batches)
+
+    assert asyncio.run(main()) == (2, 200, 0, 1)
 
 
 def test_a_scorer_that_is_too_slow_is_cancelled_and_answered_504():
