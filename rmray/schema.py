@@ -13,6 +13,8 @@ from typing import Any
 
 from rmray.errors import RowError
 
+CHARS_PER_TOKEN = 3
+"""For a first guess of a text's tokens, on the high side of what tokenizers do."""
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -200,6 +202,21 @@ class ScoreRequest:
             raise RowError("count_mismatch", f"{len(self.completions)} completions but {len(self.finished)} `finished`")
         if isinstance(self.prompt, Steps):
             raise RowError("bad_type", "a prompt has no steps")
+
+
+def estimated_tokens(request: ScoreRequest) -> int:
+    """Tokens that a request may cost, its prompt once, before anybody tokenised it: a guess from the characters of
+    text, of token ids their number. What is no content counts 0: who encodes it says what is wrong."""
+    return sum(map(_estimated_tokens, (request.prompt, *request.completions)))
+
+
+def _estimated_tokens(content: Content) -> int:
+    if isinstance(content, TokenIds):
+        return len(content.ids)
+    try:
+        return math.ceil(num_chars(content) / CHARS_PER_TOKEN)
+    except (AttributeError, TypeError):
+        return 0
 
 
 def request_of_own_ids(

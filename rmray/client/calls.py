@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rmray.errors import RequestError
 from rmray.retry import RETRY_CODES
-from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult
+from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult, estimated_tokens
 
 
 class ItemError(RequestError):
@@ -27,16 +27,17 @@ class ItemError(RequestError):
         self.results = tuple(results)
 
 
-def split_calls(requests: Sequence[ScoreRequest], max_completions: int) -> list[range]:
-    """Ranges of consecutive requests of at most `max_completions` completions each; a group is never cut."""
+def split_calls(requests: Sequence[ScoreRequest], max_completions: int, max_tokens: int) -> list[range]:
+    """Ranges of consecutive requests of at most so many completions and (guessed) tokens each; a group is never cut."""
     calls: list[range] = []
-    start = total = 0
+    start = completions = tokens = 0
     for i, request in enumerate(requests):
-        k = len(request.completions)
-        if i > start and total + k > max_completions:
+        k, t = len(request.completions), estimated_tokens(request)
+        if i > start and (completions + k > max_completions or tokens + t > max_tokens):
             calls.append(range(start, i))
-            start, total = i, 0
-        total += k
+            start, completions, tokens = i, 0, 0
+        completions += k
+        tokens += t
     if len(requests) > start:
         calls.append(range(start, len(requests)))
     return calls

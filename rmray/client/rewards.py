@@ -36,8 +36,9 @@ T = TypeVar("T")
 class RewardClient:
     """Sync methods work anywhere, in a running event loop too (they block it there); `a...` methods are awaited.
 
-    timeout_s: the one deadline of a call, retries and all. max_call_completions: completions in one message to a
-    replica. max_calls: messages of one call in flight at once.
+    timeout_s: the one deadline of a call, retries and all. max_call_completions, max_call_tokens: completions, and
+    tokens as far as they can be guessed from the text, in one message to a replica; a group alone may have more.
+    max_calls: messages of one call in flight at once.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class RewardClient:
         *,
         timeout_s: float = 60.0,
         max_call_completions: int = 128,
+        max_call_tokens: int = 65536,
         max_calls: int = 8,
         backoff: Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -53,7 +55,8 @@ class RewardClient:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._transport, self._timeout_s = transport, timeout_s
-        self._max_call_completions, self._max_calls = max_call_completions, max_calls
+        self._max_call_completions, self._max_call_tokens = max_call_completions, max_call_tokens
+        self._max_calls = max_calls
         self._backoff, self._clock, self._sleep, self._jitter = backoff or Backoff(), clock, sleep, jitter
         self._loop = _Loop()
 
@@ -188,7 +191,14 @@ class RewardClient:
 
     # A client travels to actors as its settings; the loop's thread is made where it is used.
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._transport, self._timeout_s, self._max_call_completions, self._max_calls, self._backoff)
+        options = {
+            "timeout_s": self._timeout_s,
+            "max_call_completions": self._max_call_completions,
+            "max_call_tokens": self._max_call_tokens,
+            "max_calls": self._max_calls,
+            "backoff": self._backoff,
+        }
+        return _rebuild, (self._transport, options)
 
     async def _score_on(
         self, model: ServedModel, requests: Sequence[ScoreRequest], deadline_s: float
@@ -200,13 +210,14 @@ class RewardClient:
             async with room:
                 return await self._score_call(model, [requests[i] for i in part], deadline_s)
 
-        tasks = [asyncio.ensure_future(call(p)) for p in split_calls(requests, self._max_call_completions)]
+        parts = split_calls(requests, self._max_call_completions, self._max_call_tokens)
+        tasks = [asyncio.ensure_future(call(part)) for part in parts]
         try:
-            parts = await asyncio.gather(*tasks)
+            answers = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-        return [response for part in parts for response in part]
+        return [response for answer in answers for response in answer]
 
     async def _score_call(
         self, model: ServedModel, requests: Sequence[ScoreRequest], deadline_s: float
@@ -252,16 +263,8 @@ class RewardClient:
         return left_s
 
 
-def _rebuild(
-    transport: Transport, timeout_s: float, max_call_completions: int, max_calls: int, backoff: Backoff
-) -> RewardClient:
-    return RewardClient(
-        transport,
-        timeout_s=timeout_s,
-        max_call_completions=max_call_completions,
-        max_calls=max_calls,
-        backoff=backoff,
-    )
+def _rebuild(transport: Transport, options: dict[str, Any]) -> RewardClient:
+    return RewardClient(transport, **options)
 
 
 class _Loop:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from rmray.config.serve import ServedModel
+from rmray.errors import RequestError
 from rmray.schema import ScoreRequest, ScoreResponse
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ class Transport(Protocol):
 
 
 class InProcessTransport:
-    """Scores with a Scorer in this process: for tests, notebooks and scripts without a cluster."""
+    """Scores with a Scorer in this process: for tests, notebooks and scripts without a cluster.
+
+    A forward cannot be stopped: where the deadline passes under it the caller has its error, and the thread is busy
+    until that one call is done.
+    """
 
     def __init__(self, scorer: Scorer, *, max_batch_tokens: int = 16384) -> None:
         self._scorer, self._max_batch_tokens = scorer, max_batch_tokens
@@ -58,13 +63,25 @@ class InProcessTransport:
     async def send(
         self, model: ServedModel, requests: Sequence[ScoreRequest], *, timeout_s: float
     ) -> list[ScoreResponse]:
+        """RequestError `deadline`; otherwise what the scorer itself raises."""
         from rmray.models.scorer import score_requests
+
+        given_up = threading.Event()
 
         def score() -> list[ScoreResponse]:
             with self._forward:
+                if given_up.is_set():  # while it waited for its turn
+                    return []
                 return score_requests(self._scorer, requests, max_batch_tokens=self._max_batch_tokens)
 
-        return await asyncio.to_thread(score)
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(score), timeout_s)
+        except TimeoutError:
+            raise RequestError(
+                "deadline", f"no answer within {timeout_s:.1f} s", next_step="raise timeout_s, or score fewer at once"
+            ) from None
+        finally:
+            given_up.set()
 
     def close(self) -> None:
         return None

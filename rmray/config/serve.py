@@ -21,6 +21,8 @@ ALIAS_TTL_S = 1.0
 """So long a client and the gateway trust the alias they know; a replaced app stays up for longer than that."""
 GATEWAY_APP = "rmray-gateway"
 """The app that answers HTTP for all names."""
+API_KEYS_ENV = "RMRAY_API_KEYS"
+"""Environment variable that names the gateway's file of API keys, one a line; unset, it asks for none."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _Seconds = Annotated[float, Field(strict=False, gt=0, allow_inf_nan=False)]

@@ -176,6 +176,11 @@ class RewardBackbone(nn.Module):
             if self.packed:
                 self._set_attention(PACKED_ATTENTION)
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether what paths have in common is computed once, however long they are."""
+        return self.packed and self._window is None
+
     def refuse_packed(self, reason: str) -> None:
         """Take the padded forward from now on, and say why. Raises ModelError where packed was asked for."""
         if self._forced:

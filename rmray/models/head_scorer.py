@@ -10,6 +10,7 @@ import torch
 from rmray.data.batch import build_batch
 from rmray.data.group import TokenGroup
 from rmray.data.render import RenderedPath, Renderer, group_rendered
+from rmray.data.sharing import share_prefixes
 from rmray.errors import RowError
 from rmray.models.backbone import RewardBackbone
 from rmray.models.reward import Reference, Unfinished
@@ -97,16 +98,26 @@ class HeadScorer:
         return self.encoder.encode(requests)
 
     def forward(self, batch: Sequence[Encoded]) -> list[RawScores]:
-        """One packed forward. For each element a float64 array with one raw score a path of its group."""
-        groups = [e.group for e in batch if e.group is not None]
-        scores_S = np.zeros(0)
-        if groups:
+        """One packed forward, in which groups that begin alike share that beginning. For each element a float64 array
+        with one raw score a path of its group."""
+        places = [i for i, e in enumerate(batch) if e.group is not None]
+        raw: list[RawScores] = [np.zeros(0)] * len(batch)
+        if places:
+            groups = [e.group for e in batch if e.group is not None]
+            shared, order = share_prefixes(groups)
             # Entered here, on the thread that runs the forward: torch keeps inference mode per thread.
             with torch.inference_mode():
-                flat = build_batch(groups, pooling=self.pooling).to(self.device)
+                flat = build_batch(shared, pooling=self.pooling).to(self.device)
                 scores_S = self.backbone(flat).double().cpu().numpy()
-        counts = [e.group.num_completions if e.group else 0 for e in batch]
-        return np.split(scores_S, np.cumsum(counts[:-1])) if counts else []
+            ends = np.cumsum([groups[i].num_completions for i in order])
+            for i, scores in zip(order, np.split(scores_S, ends[:-1]), strict=True):
+                raw[places[i]] = scores
+        return raw
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether a forward computes a prompt once for all the requests that carry it."""
+        return self.backbone.shares_prefixes
 
     def completion_scores(self, encoded: Encoded, raw: RawScores) -> list[float]:
         """The raw score of each path of `encoded.group`."""

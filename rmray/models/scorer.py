@@ -54,7 +54,11 @@ class Encoded:
 
 
 class Scorer(Protocol):
-    """Thread rule: `encode` and `decode` may run on other threads than `forward`, which runs on one."""
+    """Thread rule: `encode` and `decode` may run on other threads than `forward`, which runs on one.
+
+    One whose forward computes a prompt once for all the requests that carry it says so by a true `shares_prompts`: a
+    batch may then hold more of them.
+    """
 
     info: ScorerInfo
 

@@ -10,30 +10,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 import math
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from rmray.errors import RequestError, RmrayError
+from rmray.data.group import TokenGroup
 from rmray.models.scorer import Encoded, RawScores, Scorer
-from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse, TokenIds, num_chars
+from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse, estimated_tokens
 from rmray.serving.batching import BatchLimits, Waiting, plan_batch
-
-logger = logging.getLogger(__name__)
-
-CHARS_PER_TOKEN = 3
-"""For a first guess of a text's tokens, on the high side of what tokenizers do; the true count replaces it."""
+from rmray.serving.faults import decode_one, encode_each, failed, forward_each
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """max_queued_tokens: tokens accepted and not yet answered; over it a request is answered `overloaded`."""
+    """max_queued_tokens: tokens accepted and not yet answered; over it a request is answered `overloaded`, and one that
+    alone has more `too_many_tokens`. A call is encoded in parts of about max_batch_tokens."""
 
     max_batch_tokens: int = 16384
     max_queued_tokens: int = 262144
@@ -43,7 +39,8 @@ class EngineLimits:
 
 @dataclass(slots=True)
 class EngineStats:
-    """Counters since the start. tokens_per_s: of recent forwards, 0 before the first."""
+    """Counters since the start. tokens_per_s: of recent forwards, 0 before the first. failures: completions answered
+    without a score, by code (`non_finite` among them)."""
 
     num_batches: int = 0
     num_requests: int = 0
@@ -51,6 +48,7 @@ class EngineStats:
     forward_s: float = 0.0
     tokens_per_s: float = 0.0
     failed_forwards_in_a_row: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True, eq=False)
@@ -83,12 +81,12 @@ class ScoringEngine:
         self._encoders = ThreadPoolExecutor(self.limits.encode_threads, thread_name_prefix="rmray-encode")
         self._device = ThreadPoolExecutor(1, thread_name_prefix="rmray-forward")
         self._items: dict[int, _Item] = {}  # those that wait
-        self._open: set[asyncio.Future[ScoreResponse]] = set()  # those and the ones in the forward
+        self._calls: set[asyncio.Future[None]] = set()  # accepted and not yet answered; done with their call
         self._keys = itertools.count()
         self._queued_tokens = 0
         self._arrived = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
-        self._closing = False
+        self._closing = self._stopped = False
 
     def start(self) -> None:
         """Start batching on the running event loop."""
@@ -117,25 +115,36 @@ class ScoringEngine:
         timeout_s: what has not begun its forward by then is answered `deadline`.
         """
         deadline_s = self._clock() + timeout_s
+        call = asyncio.get_running_loop().create_future()
+        self._calls.add(call)
         tickets = [self._admit(request) for request in requests]
+        answers: dict[int, ScoreResponse | asyncio.Future[ScoreResponse]] = {
+            i: failed(requests[i], ticket) for i, ticket in enumerate(tickets) if isinstance(ticket, ScoreFailure)
+        }
+        admitted = {i: ticket for i, ticket in enumerate(tickets) if isinstance(ticket, _Ticket)}
         try:
-            admitted = [r for r, ticket in zip(requests, tickets, strict=True) if isinstance(ticket, _Ticket)]
-            encoded = iter(await self._encode(admitted) if admitted else [])
-            answers: list[ScoreResponse | asyncio.Future[ScoreResponse]] = []
-            for request, ticket in zip(requests, tickets, strict=True):
-                if isinstance(ticket, _Ticket):
-                    answers.append(self._enqueue(request, ticket, next(encoded), deadline_s))
-                else:
-                    answers.append(failed(request, ticket))
-            return await self._collect(answers)
+            for part in _parts(admitted, self.limits.max_batch_tokens):
+                encoded = await self._encode([requests[i] for i in part], deadline_s)
+                for i, one in zip(part, encoded, strict=True):
+                    answers[i] = self._enqueue(requests[i], admitted[i], one, deadline_s)
+            if futures := [a for a in answers.values() if isinstance(a, asyncio.Future)]:
+                await asyncio.wait(futures)
+            responses = [a.result() if isinstance(a, asyncio.Future) else a for _, a in sorted(answers.items())]
+            self.stats.failures.update(x.code for r in responses for x in r.results if isinstance(x, ScoreFailure))
+            return responses
         finally:
-            self._queued_tokens -= sum(t.tokens for t in tickets if isinstance(t, _Ticket))
+            for answer in answers.values():
+                if isinstance(answer, asyncio.Future):
+                    answer.cancel()
+            self._queued_tokens -= sum(ticket.tokens for ticket in admitted.values())
+            self._calls.discard(call)
+            call.set_result(None)
 
     async def aclose(self, *, drain_s: float = 30.0) -> None:
         """Refuse new requests, answer those accepted (for at most drain_s), stop the threads."""
         self._closing = True
-        if self._open:
-            await asyncio.wait(self._open, timeout=drain_s)
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=drain_s)
         self.stop()
         if self._runner is not None:
             with contextlib.suppress(asyncio.CancelledError):
@@ -143,10 +152,10 @@ class ScoringEngine:
 
     def stop(self) -> None:
         """Stop at once; what still waits is answered `replica_lost`."""
-        self._closing = True
+        self._closing = self._stopped = True
         if self._runner is not None and not self._runner.get_loop().is_closed():
             self._runner.cancel()
-        self._encoders.shutdown(wait=False, cancel_futures=True)
+        self._encoders.shutdown(wait=False)  # what is in its queue is answered, without being encoded
         self._device.shutdown(wait=False, cancel_futures=True)
 
     # Into the queue
@@ -168,8 +177,17 @@ class ScoringEngine:
         self._queued_tokens += tokens
         return _Ticket(tokens)
 
-    async def _encode(self, requests: list[ScoreRequest]) -> list[Encoded | ScoreFailure]:
-        return await asyncio.get_running_loop().run_in_executor(self._encoders, _encode_all, self.scorer, requests)
+    async def _encode(self, requests: list[ScoreRequest], deadline_s: float) -> list[Encoded | ScoreFailure]:
+        def encode() -> list[Encoded | ScoreFailure]:
+            if self._stopped:
+                return [_lost()] * len(requests)
+            if self._clock() >= deadline_s:  # nobody waits for it any more
+                return [_late()] * len(requests)
+            return encode_each(self.scorer, requests)
+
+        if self._stopped:
+            return encode()
+        return await asyncio.get_running_loop().run_in_executor(self._encoders, encode)
 
     def _enqueue(
         self, request: ScoreRequest, ticket: _Ticket, encoded: Encoded | ScoreFailure, deadline_s: float
@@ -180,26 +198,24 @@ class ScoringEngine:
         if isinstance(encoded, ScoreFailure):
             return failed(request, encoded)
         if encoded.group is None:
-            return self._decode(encoded, np.zeros(0))
+            return decode_one(self.scorer, encoded, np.zeros(0))
+        if tokens > self.limits.max_queued_tokens:
+            too_many = f"the request has {tokens} tokens, {self.limits.max_queued_tokens} are allowed"
+            return failed(request, ScoreFailure(code="too_many_tokens", message=f"{too_many}; send it in parts"))
         if self._runner is None or self._runner.done():
-            return failed(request, ScoreFailure(code="replica_lost", message="the engine has stopped"))
-        waiting = Waiting(next(self._keys), encoded.num_tokens, encoded.group.max_path_len, self._clock(), deadline_s)
-        item = _Item(encoded, waiting, asyncio.get_running_loop().create_future())
-        self._items[waiting.key] = item
-        self._open.add(item.reply)
-        item.reply.add_done_callback(self._open.discard)
+            return failed(request, _lost())
+        item = _Item(encoded, self._waiting(encoded.group, deadline_s), asyncio.get_running_loop().create_future())
+        self._items[item.waiting.key] = item
         self._arrived.set()
         return item.reply
 
-    async def _collect(self, answers: list[ScoreResponse | asyncio.Future[ScoreResponse]]) -> list[ScoreResponse]:
-        futures = [a for a in answers if isinstance(a, asyncio.Future)]
-        try:
-            if futures:
-                await asyncio.wait(futures)
-        finally:
-            for future in futures:
-                future.cancel()
-        return [a.result() if isinstance(a, asyncio.Future) else a for a in answers]
+    def _waiting(self, group: TokenGroup, deadline_s: float) -> Waiting:
+        prompt, prompt_tokens = None, 0
+        if getattr(self.scorer, "shares_prompts", False):
+            prompt_tokens = min(len(group.prefix), *group.prompt_lens)
+            prompt = group.prefix[:prompt_tokens].tobytes() or None
+        key, now_s = next(self._keys), self._clock()
+        return Waiting(key, group.num_tokens, group.max_path_len, now_s, deadline_s, prompt, prompt_tokens)
 
     # Out of the queue
 
@@ -217,18 +233,16 @@ class ScoringEngine:
                 loop.call_soon(self._reply, batch, raw)
                 batch = []
         finally:
-            lost = ScoreFailure(code="replica_lost", message="the engine has stopped")
             for item in [*batch, *self._items.values()]:
                 if not item.reply.done():
-                    item.reply.set_result(failed(item.encoded.request, lost))
+                    item.reply.set_result(failed(item.encoded.request, _lost()))
 
     def _take_batch(self) -> list[_Item]:
         self._items = {key: item for key, item in self._items.items() if not item.reply.done()}  # not the cancelled
         plan = plan_batch((i.waiting for i in self._items.values()), self._batch_limits, self._clock())
         for key in plan.expired:
             item = self._items.pop(key)
-            late = ScoreFailure(code="deadline", message="the deadline passed before the forward began")
-            item.reply.set_result(failed(item.encoded.request, late))
+            item.reply.set_result(failed(item.encoded.request, _late()))
         batch = [self._items.pop(key) for key in plan.batch]
         if not self._items:
             self._arrived.clear()
@@ -237,7 +251,7 @@ class ScoringEngine:
     def _forward(self, batch: list[Encoded]) -> list[RawScores | ScoreFailure]:
         """On the forward thread: one forward, and where it fails, one a request, to find whose fault it was."""
         start_s = time.perf_counter()
-        results = _forward_or_split(self.scorer, batch)
+        results = forward_each(self.scorer, batch)
         took_s = time.perf_counter() - start_s
         tokens = sum(e.num_tokens for e in batch)
         stats = self.stats
@@ -260,62 +274,27 @@ class ScoringEngine:
             if isinstance(scores, ScoreFailure):
                 item.reply.set_result(failed(item.encoded.request, scores))
             else:
-                item.reply.set_result(self._decode(item.encoded, scores))
-
-    def _decode(self, encoded: Encoded, raw: RawScores) -> ScoreResponse:
-        try:
-            response = self.scorer.decode(encoded, raw)
-            if len(response.results) != len(encoded.slots):
-                raise RuntimeError("decode gave another number of results than there are completions")
-        except Exception as error:
-            return failed(encoded.request, _failure(error, "decode_failed"))
-        return response
+                item.reply.set_result(decode_one(self.scorer, item.encoded, scores))
 
 
-def failed(request: ScoreRequest, failure: ScoreFailure) -> ScoreResponse:
-    """The response to a request of which no completion could be scored."""
-    return ScoreResponse(results=(failure,) * len(request.completions), id=request.id)
+def _parts(tickets: dict[int, _Ticket], max_tokens: int) -> Iterator[list[int]]:
+    """Numbers of consecutive requests of about `max_tokens` together: the first are in the forward while the next are
+    tokenised."""
+    part: list[int] = []
+    total = 0
+    for i, ticket in tickets.items():
+        part.append(i)
+        total += ticket.tokens
+        if total >= max_tokens:
+            yield part
+            part, total = [], 0
+    if part:
+        yield part
 
 
-def estimated_tokens(request: ScoreRequest) -> int:
-    """Tokens a request may cost, from its characters; of token ids their number."""
-    return sum(
-        len(content.ids) if isinstance(content, TokenIds) else math.ceil(num_chars(content) / CHARS_PER_TOKEN)
-        for content in (request.prompt, *request.completions)
-    )
+def _late() -> ScoreFailure:
+    return ScoreFailure(code="deadline", message="the deadline passed before the forward began")
 
 
-def _encode_all(scorer: Scorer, requests: list[ScoreRequest]) -> list[Encoded | ScoreFailure]:
-    """On an encode thread: all at once, and where that fails, one by one, to find whose fault it was."""
-    try:
-        encoded = scorer.encode(requests)
-        if len(encoded) != len(requests):
-            raise RuntimeError("encode gave another number of results than there are requests")
-    except BaseException as error:  # a panic in the tokenizer's Rust is no Exception, and this is no main thread
-        if len(requests) == 1:
-            return [_failure(error, "encode_failed")]
-        return [_encode_all(scorer, [r])[0] for r in requests]
-    return list(encoded)
-
-
-def _forward_or_split(scorer: Scorer, batch: list[Encoded]) -> list[RawScores | ScoreFailure]:
-    try:
-        raw = scorer.forward(batch)
-        want = [e.group.num_completions if e.group else 0 for e in batch]
-        if [len(r) for r in raw] != want:
-            raise RuntimeError("forward gave another number of scores than there are paths")
-    except BaseException as error:
-        if len(batch) == 1:
-            return [_failure(error, "forward_failed")]
-        return [_forward_or_split(scorer, [e])[0] for e in batch]
-    return list(raw)
-
-
-def _failure(error: BaseException, code: str) -> ScoreFailure:
-    """What the caller is told. Another's exception may quote the request's text: neither told nor logged."""
-    if isinstance(error, RequestError):
-        return ScoreFailure(code=error.code, message=str(error))
-    if isinstance(error, RmrayError):
-        return ScoreFailure(code=getattr(error, "code", code), message=str(error))
-    logger.error("%s: %s\n%s", code, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-    return ScoreFailure(code=code, message=f"{type(error).__name__} in the scorer; see the replica's log")
+def _lost() -> ScoreFailure:
+    return ScoreFailure(code="replica_lost", message="the engine has stopped")

@@ -181,6 +181,10 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
+class Readiness(BaseModel):
+    status: str
+
+
 def to_request(item: Item) -> ScoreRequest | ScoreFailure:
     """The record of one item, or why its content can't be scored at all (an unknown role, the assistant first)."""
     try:
@@ -222,11 +226,6 @@ def to_wire(model: str, responses: Sequence[ScoreResponse]) -> RewardsResponse:
         ],
         error=ErrorDetail(code=failures[0].code, message=failures[0].message) if failures and none_scored else None,
     )
-
-
-def _item(response: ScoreResponse) -> ItemResponse:
-    completions = [CompletionResult(**result_to_json(result)) for result in response.results]
-    return ItemResponse(id=response.id, completions=completions)
 
 
 def to_card(model: ServedModel) -> ModelCard:

@@ -22,7 +22,7 @@ from rmray.errors import ConfigError, RequestError
 from rmray.models.scorer import score_requests
 from rmray.retry import TryAgainError
 from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse, TokenIds
-from rmray.serving.http import build_http_app
+from rmray.serving.http import HttpLimits, build_http_app
 from tests.fakes import ArithmeticScorer
 
 URL = "http://test"
@@ -66,7 +66,7 @@ class Backend:
 
 
 def transport(backend: Backend, name: str | None = None, **options: Any) -> HttpTransport:
-    app = httpx.ASGITransport(app=build_http_app(backend, **options), raise_app_exceptions=False)
+    app = httpx.ASGITransport(app=build_http_app(backend, **options))
     return HttpTransport(URL, name, http=app)
 
 
@@ -201,7 +201,7 @@ def test_the_only_model_needs_no_name_and_a_name_that_went_is_final() -> None:
 def test_a_body_too_large_is_final_and_says_what_to_do() -> None:
     backend = Backend()
     with (
-        RewardClient(transport(backend, max_body_bytes=1000)) as http,
+        RewardClient(transport(backend, limits=HttpLimits(max_body_bytes=1000))) as http,
         pytest.raises(RequestError, match="fewer") as caught,
     ):
         http.score_group("p" * 2000, ["a"])

@@ -88,9 +88,12 @@ def raws(responses):
 
 
 def test_groups_are_never_cut_and_calls_keep_to_their_size():
-    assert split_calls(requests(5), 4) == [range(2), range(2, 4), range(4, 5)]
-    assert split_calls([*requests(1, k=9), *requests(1)], 4) == [range(1), range(1, 2)]
-    assert split_calls([], 4) == []
+    assert split_calls(requests(5), 4, 999) == [range(2), range(2, 4), range(4, 5)]
+    assert split_calls([*requests(1, k=9), *requests(1)], 4, 999) == [range(1), range(1, 2)]
+    assert split_calls([], 4, 999) == []
+    # Three tokens each, as guessed from the characters: one of the prompt and one of each completion.
+    assert split_calls(requests(3), 999, 6) == [range(2), range(2, 3)]
+    assert split_calls(requests(2), 999, 1) == [range(1), range(1, 2)]
 
 
 def test_batches_are_split_and_rejoined_in_order():
@@ -124,6 +127,33 @@ def test_in_one_process_a_scorer_runs_one_forward_at_a_time():
     with RewardClient.in_process(scorer, max_call_completions=4) as c:
         assert raws(c.score(requests(9))) == [[i + 1.0] * 2 for i in range(9)]
     assert not scorer.met.is_set()
+
+
+class Hanging(ArithmeticScorer):
+    """Its forward waits for the gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.entered, self.batches = threading.Event(), threading.Event(), 0
+
+    def forward(self, batch):
+        self.batches += 1
+        self.entered.set()
+        assert self.gate.wait(10)
+        return super().forward(batch)
+
+
+def test_in_one_process_the_deadline_holds_and_what_is_given_up_costs_no_forward():
+    scorer = Hanging()
+    with RewardClient.in_process(scorer) as c:
+        for _ in range(2):  # the first hangs in its forward, the second waits for its turn
+            with pytest.raises(RequestError) as caught:
+                c.score(requests(1), timeout_s=0.05)
+            assert caught.value.code == "deadline"
+        assert scorer.entered.is_set()
+        scorer.gate.set()
+        assert raws(c.score(requests(1))) == [[1.0, 1.0]]
+    assert scorer.batches == 2
 
 
 def test_a_group_gives_results_or_raises_and_never_a_default():
@@ -272,10 +302,12 @@ def test_sync_calls_work_inside_a_running_loop():
 
 
 def test_a_client_pickles_as_its_settings():
-    with client(Scripted()) as c:
+    with client(Scripted(), max_call_tokens=4, max_calls=2) as c:
         c.score(requests(1))
         copy = pickle.loads(pickle.dumps(c))
-    assert raws(copy.score(requests(1))) == [[1.0, 1.0]]
+    assert raws(copy.score(requests(3))) == [[n, n] for n in (1.0, 2.0, 3.0)]
+    assert len(copy._transport.sent) == 1 + 3
+    assert copy._max_calls == 2
 
 
 def test_importing_the_client_loads_neither_torch_nor_ray():

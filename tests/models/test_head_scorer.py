@@ -70,6 +70,29 @@ def test_one_bad_completion_never_fails_its_neighbours_and_order_is_kept(scorer:
     assert response.results[3].raw == pytest.approx(alone.raw, abs=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_callers_with_one_prompt_share_its_forward_and_get_their_own_scores(model_dir: Path, pooling: str) -> None:
+    scorer = make(model_dir, max_length=200)
+    scorer.pooling = scorer.backbone.pooling = pooling
+    prompt = "Question: what is two plus three, and why is it so? Please write a short and polite answer. "
+    requests = [
+        ScoreRequest(prompt=prompt, completions=("Five.",)),
+        ScoreRequest(prompt="Say it: ", completions=("yes", "no")),
+        ScoreRequest(prompt=prompt, completions=("",)),
+        ScoreRequest(prompt=prompt, completions=("It is five.", "It is six, of course.")),
+        ScoreRequest(prompt=prompt, completions=("I do not know it.",)),
+    ]
+    encoded = scorer.encode(requests)
+    computed: list[int] = []
+    scorer.backbone.register_forward_pre_hook(lambda _, arguments: computed.append(arguments[0].num_tokens))
+    together = scorer.forward(encoded)
+    alone = [scorer.forward([e])[0] for e in encoded]
+    assert [len(raw) for raw in together] == [1, 2, 0, 2, 1]
+    assert np.concatenate(together) == pytest.approx(np.concatenate(alone), abs=1e-5)
+    assert len(set(np.concatenate(alone).round(3))) == 6
+    assert sum(computed[1:]) - computed[0] >= 2 * 25  # of the prompt's 27 tokens the last is another before "I"
+
+
 def test_request_without_a_scorable_completion_gets_failures_alone(scorer: Scorer) -> None:
     empty = ScoreRequest(prompt="Say it: ", completions=("", " "))
     whole = ScoreRequest(prompt="Say it: ", completions=("yes",))

@@ -47,6 +47,35 @@ def test_over_patience_order_of_arrival_beats_length():
     assert plan_batch(queue, LIMITS, 1.5).batch == (0, 1)
 
 
+def test_a_deadline_within_patience_beats_length_and_does_not_pass_the_oldest():
+    queue = [
+        waiting(0, 40, length=30),
+        waiting(1, 40, length=30),
+        waiting(2, 40, length=90, deadline_s=0.9),
+        waiting(3, 40, length=90, deadline_s=9.0),
+    ]
+    assert plan_batch(queue, LIMITS, 0.0).batch == (0, 2)
+
+
+def test_requests_of_the_oldests_prompt_come_first_and_cost_what_they_add():
+    queue = [
+        waiting(0, 60, length=50, prompt="p", prompt_tokens=50),
+        waiting(1, 40, length=50),
+        waiting(2, 80, length=80, prompt="p", prompt_tokens=50),
+        waiting(3, 70, length=70, prompt="q", prompt_tokens=50),
+        waiting(4, 60, length=60, prompt="p", prompt_tokens=50),
+    ]
+    assert plan_batch(queue, LIMITS, 0.0).batch == (0, 2, 4)
+
+
+def test_two_prompts_in_one_batch_are_each_computed_once():
+    limits = BatchLimits(max_batch_tokens=130)
+    queue = [waiting(k, 60, prompt="pq"[k % 2], prompt_tokens=50) for k in range(5)]
+    assert plan_batch(queue, limits, 0.0).batch == (0, 2, 4)
+    assert plan_batch(queue[:4], limits, 0.0).batch == (0, 2, 1)
+    assert plan_batch(queue[:4], BatchLimits(max_batch_tokens=140), 0.0).batch == (0, 2, 1, 3)
+
+
 def test_expired_requests_are_named_and_cost_nothing():
     queue = [waiting(0, 90, deadline_s=1.0), waiting(1, 90, deadline_s=1.1)]
     plan = plan_batch(queue, LIMITS, 1.0)
@@ -71,6 +100,17 @@ def test_every_plan_keeps_the_rules(rows, now_s):
         # Nothing that would still fit is left behind.
         left = LIMITS.max_batch_tokens - sum(tokens[k] for k in plan.batch)
         assert all(tokens[w.key] > left for w in alive if w.key not in plan.batch)
+
+
+@given(st.lists(st.tuples(st.sampled_from("pqr"), st.integers(1, 60)), max_size=30))
+def test_what_a_batch_computes_is_within_the_budget_however_prompts_are_shared(rows):
+    lengths = {"p": 5, "q": 30, "r": 60}
+    queue = [
+        Waiting(k, lengths[p] + own, own, k, prompt=p, prompt_tokens=lengths[p]) for k, (p, own) in enumerate(rows)
+    ]
+    batch = [rows[key] for key in plan_batch(queue, LIMITS, 0.0).batch]
+    computed = sum(own for _, own in batch) + sum(lengths[p] for p in {p for p, _ in batch})
+    assert computed <= LIMITS.max_batch_tokens or len(batch) == 1
 
 
 def test_the_oldest_waits_for_no_more_batches_than_were_before_it():

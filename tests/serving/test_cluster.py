@@ -1,13 +1,19 @@
 """Ports, and the options of a served model."""
 
 import socket
+import threading
+from contextlib import contextmanager
 
 import pytest
+import uvicorn
 
-from rmray.config.serve import ServeOptions, app_name, check_name, serve_options
-from rmray.errors import ConfigError
-from rmray.serving.app.cluster import count_room, free_port, is_free
+from rmray.config.serve import API_KEYS_ENV, ServeOptions, app_name, check_name, serve_options
+from rmray.errors import ClusterError, ConfigError
+from rmray.serving.app.cluster import check_asks_for_keys, count_room, free_port, is_free
 from rmray.serving.app.deploy import root_cause
+from rmray.serving.app.gateway import gateway_application
+from rmray.serving.http import ApiKeys, build_http_app
+from tests.serving.test_http import Backend
 
 
 def test_a_port_in_use_is_not_free():
@@ -57,3 +63,39 @@ rmray.errors.BundleError: DIR: a golden differs
     assert root_cause(message) == "DIR: a golden differs\n  why: 0.5 here, 0.7 in the bundle\n  next: export again"
     assert root_cause("one\nZeroDivisionError: division by zero\n\n") == "ZeroDivisionError: division by zero"
     assert root_cause("") == ""
+
+
+@contextmanager
+def running(app):
+    """URL of an ASGI app on a loopback socket."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(timeout=10)
+
+
+def test_a_gateway_that_lets_anybody_in_is_told_where_keys_were_meant(monkeypatch):
+    with running(build_http_app(Backend())) as url:
+        monkeypatch.delenv(API_KEYS_ENV, raising=False)
+        check_asks_for_keys(url)
+        monkeypatch.setenv(API_KEYS_ENV, "/etc/keys")
+        with pytest.raises(ClusterError, match="asks for no API key"):
+            check_asks_for_keys(url)
+    with running(build_http_app(Backend(), keys=ApiKeys(["k" * 16]))) as url:
+        check_asks_for_keys(url)
+    with pytest.raises(ClusterError, match="does not answer"):
+        check_asks_for_keys(f"http://127.0.0.1:{free_port('127.0.0.1')}")
+
+
+def test_the_gateways_replicas_are_told_where_the_keys_are(monkeypatch):
+    def variables():
+        deployment = gateway_application()._bound_deployment
+        return (deployment.ray_actor_options.get("runtime_env") or {}).get("env_vars", {})
+
+    monkeypatch.delenv(API_KEYS_ENV, raising=False)
+    assert variables() == {}
+    monkeypatch.setenv(API_KEYS_ENV, "/etc/keys")
+    assert variables() == {API_KEYS_ENV: "/etc/keys"}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rmray.errors import RequestError
-from rmray.schema import ScoreRequest, ScoreResult, TokenIds
-from rmray.serving.engine import EngineLimits, ScoringEngine, estimated_tokens
+from rmray.schema import ScoreRequest, ScoreResult, TokenIds, estimated_tokens
+from rmray.serving.engine import EngineLimits, ScoringEngine
 from tests.fakes import ArithmeticScorer
 
 
@@ -128,6 +128,14 @@ def test_a_request_that_breaks_encode_fails_alone():
     assert "secret" not in responses[2].results[0].message
 
 
+@pytest.mark.parametrize("odd", [5, None, [7]])
+def test_what_is_no_content_fails_alone(odd):
+    requests = [request("a"), request("odd", prompt=odd), request("odd", completions=[odd]), request("b")]
+    responses = run(ArithmeticScorer(), lambda e: e.score(requests))
+    assert raws(responses[0]) == raws(responses[3]) == [1.0, 2.0]
+    assert not any(isinstance(r, ScoreResult) for response in responses[1:3] for r in response.results)
+
+
 def test_a_request_that_breaks_the_forward_fails_alone():
     class Fragile(ArithmeticScorer):
         def forward(self, batch):
@@ -139,14 +147,27 @@ def test_a_request_that_breaks_the_forward_fails_alone():
     assert [raws(r)[0] for r in responses] == [1.0, "forward_failed", 1.0]
 
 
-@pytest.mark.parametrize("wrong", [lambda raw: raw[:-1], lambda raw: [np.append(r, 0.0) for r in raw]])
-def test_a_forward_with_the_wrong_number_of_scores_is_an_error_and_not_a_mix_up(wrong):
+def test_a_forward_with_the_wrong_number_of_answers_is_an_error_and_not_a_mix_up():
     class Miscounting(ArithmeticScorer):
         def forward(self, batch):
-            return wrong(super().forward(batch))
+            return [*super().forward(batch), np.zeros(1)]
 
     responses = run(Miscounting(), lambda e: e.score([request("a"), request("b")]))
     assert [raws(r) for r in responses] == [["forward_failed"] * 2] * 2
+
+
+def test_what_the_forward_gives_reaches_decode_as_it_is():
+    class PerToken(ArithmeticScorer):
+        """Three figures for each of seven tokens of a request, as process models give for steps."""
+
+        def forward(self, batch):
+            return [np.full((7, 3), len(e.request.completions[0])) for e in batch]
+
+        def decode(self, encoded, raw):
+            return super().decode(encoded, raw.sum(axis=1)[: len(encoded.slots)])
+
+    responses = run(PerToken(), lambda e: e.score([request("a", completions=["x", "y"]), request("b")]))
+    assert [raws(r) for r in responses] == [[3.0, 3.0], [3.0, 3.0]]
 
 
 def test_a_request_that_breaks_decode_fails_alone():
@@ -160,9 +181,15 @@ def test_a_request_that_breaks_decode_fails_alone():
     assert [raws(r)[0] for r in responses] == [1.0, "decode_failed"]
 
 
-def test_a_score_that_is_not_finite_is_an_error():
+def test_a_score_that_is_not_finite_is_an_error_and_counted():
     scorer = ArithmeticScorer(lambda prompt, completion: float("nan") if completion == "a" else 1.0)
-    assert raws(run(scorer, lambda e: e.score([request()]))[0]) == ["non_finite", 1.0]
+
+    async def scenario(engine):
+        return (await engine.score([request(), request(completions=["a", "", "c"])])), engine.stats.failures
+
+    responses, failures = run(scorer, scenario)
+    assert [raws(r) for r in responses] == [["non_finite", 1.0], ["non_finite", "blank_completion", 1.0]]
+    assert failures == {"non_finite": 2, "blank_completion": 1}
 
 
 def test_cancelling_frees_the_slot():
@@ -225,9 +252,97 @@ def test_a_full_queue_says_overloaded_and_when_to_ask_again():
     assert raws(later) == [1.0, 2.0]
 
 
-def test_an_empty_queue_takes_a_request_of_any_size():
-    responses = run(ArithmeticScorer(), lambda e: e.score([request(prompt="p" * 900)]), limits=EngineLimits(10, 10))
-    assert raws(responses[0]) == [1.0, 2.0]
+def test_a_request_over_the_whole_queue_is_refused_for_good_and_no_other_with_it():
+    requests = [request("big", prompt="p" * 900), request("small")]
+    big, small = run(ArithmeticScorer(), lambda e: e.score(requests), limits=EngineLimits(10, 500))
+    assert raws(big) == ["too_many_tokens"] * 2
+    assert "903 tokens, 500 are allowed" in big.results[0].message
+    assert big.results[0].retry_after_s is None
+    assert raws(small) == [1.0, 2.0]
+
+
+def test_an_empty_queue_takes_what_is_only_guessed_to_be_too_large():
+    ids = request(prompt=TokenIds((65,) * 900), completions=[TokenIds((66,))])
+    (response,) = run(ArithmeticScorer(max_length=100), lambda e: e.score([ids]), limits=EngineLimits(10, 500))
+    assert raws(response) == ["over_length"]
+
+
+def test_the_first_requests_of_a_call_are_in_the_forward_while_the_last_are_encoded():
+    class Waits(GatedScorer):
+        def encode(self, requests):
+            if requests[0].id == "2":
+                assert self.entered.acquire(timeout=10)
+            return super().encode(requests)
+
+    scorer = Waits()
+    scorer.gate.set()
+    requests = [request(str(i), prompt="p" * 30, completions=["x" * (i + 1)]) for i in range(3)]
+    responses = run(scorer, lambda e: e.score(requests), limits=EngineLimits(max_batch_tokens=11))
+    assert [raws(r) for r in responses] == [[1.0], [2.0], [3.0]]
+
+
+class Encoding(ArithmeticScorer):
+    """Writes down what it encodes; `then` runs behind each."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoded, self.then = [], lambda: None
+
+    def encode(self, requests):
+        self.encoded += [r.id for r in requests]
+        encoded = super().encode(requests)
+        self.then()
+        return encoded
+
+
+def test_what_is_late_already_is_not_encoded():
+    scorer, clock = Encoding(), Clock()
+
+    def pass_time():
+        clock.now_s += 1.0
+
+    scorer.then = pass_time
+    requests = [request(str(i), prompt="p" * 30) for i in range(3)]
+    limits = EngineLimits(max_batch_tokens=11)
+    responses = run(scorer, lambda e: e.score(requests, timeout_s=1.5), limits=limits, clock=clock)
+    assert scorer.encoded == ["0", "1"]
+    assert raws(responses[2]) == ["deadline"] * 2
+
+
+def test_cancelling_ends_the_encoding_and_the_waiting():
+    scorer, gate = Encoding(), threading.Event()
+    scorer.then = lambda: gate.wait(10)
+
+    async def scenario(engine):
+        gone = asyncio.create_task(engine.score([request(str(i), prompt="p" * 30) for i in range(3)]))
+        await until(lambda: scorer.encoded == ["0"])
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert (engine.queued_tokens, engine.num_waiting) == (0, 0)
+        gate.set()
+        await engine.score([request("next")])
+
+    run(scorer, scenario, limits=EngineLimits(max_batch_tokens=11))
+    assert scorer.encoded == ["0", "next"]
+
+
+@pytest.mark.parametrize(("shares", "batches"), [(True, [["0", "1", "2"], ["other"]]), (False, None)])
+def test_a_batch_holds_more_requests_of_one_prompt_where_the_scorer_shares_it(shares, batches):
+    scorer = GatedScorer()
+    scorer.shares_prompts = shares
+
+    async def scenario(engine):
+        first = asyncio.create_task(engine.score([request("first")]))
+        await scorer.until_forward()
+        prompts = {"0": "p" * 20, "other": "q" * 20, "1": "p" * 20, "2": "p" * 20}
+        rest = [asyncio.create_task(engine.score([request(i, p, ["xyz"])])) for i, p in prompts.items()]
+        await until(lambda: engine.num_waiting == 4)
+        scorer.gate.set()
+        await asyncio.gather(first, *rest)
+
+    run(scorer, scenario, limits=EngineLimits(max_batch_tokens=30))
+    assert scorer.batches[1:] == (batches or [["0"], ["other"], ["1"], ["2"]])
 
 
 def test_a_deadline_that_passes_in_the_queue_is_an_answer():
@@ -270,8 +385,9 @@ def test_closing_answers_what_was_accepted_and_refuses_the_rest():
     scorer = GatedScorer()
 
     async def scenario(engine):
-        accepted = [asyncio.create_task(engine.score([request(str(i))])) for i in range(2)]
+        accepted = [asyncio.create_task(engine.score([request("0")]))]
         await scorer.until_forward()
+        accepted.append(asyncio.create_task(engine.score([request("1")])))
         await until(lambda: engine.num_waiting == 1)
         closing = asyncio.create_task(engine.aclose())
         await until(lambda: engine._closing)
@@ -283,6 +399,28 @@ def test_closing_answers_what_was_accepted_and_refuses_the_rest():
     accepted, refused = run(scorer, scenario)
     assert [raws(r) for r in accepted] == [[1.0, 2.0]] * 2
     assert raws(refused) == ["shutting_down"] * 2
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_call_that_is_still_being_encoded_is_answered_too(stop):
+    scorer, gate = Encoding(), threading.Event()
+    scorer.then = lambda: gate.wait(10)
+
+    async def scenario(engine):
+        call = asyncio.create_task(engine.score([request(str(i), prompt="p" * 30) for i in range(3)]))
+        await until(lambda: scorer.encoded == ["0"])
+        closing = asyncio.create_task(engine.aclose(drain_s=10))
+        await until(lambda: engine._closing)
+        if stop:
+            engine.stop()
+        gate.set()
+        responses = await call
+        await closing
+        return responses
+
+    responses = run(scorer, scenario, limits=EngineLimits(max_batch_tokens=11))
+    assert [raws(r) for r in responses] == [["replica_lost"] * 2 if stop else [1.0, 2.0]] * 3
+    assert scorer.encoded == (["0"] if stop else ["0", "1", "2"])
 
 
 def test_an_engine_that_stops_answers_all_and_fails_its_check():

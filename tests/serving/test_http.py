@@ -12,7 +12,7 @@ from rmray.config.serve import ServedModel
 from rmray.errors import RequestError
 from rmray.models.scorer import score_requests
 from rmray.schema import ScoreFailure, ScoreResponse
-from rmray.serving.http import build_http_app
+from rmray.serving.http import HttpLimits, build_http_app
 from tests.fakes import ArithmeticScorer
 
 
@@ -57,7 +57,7 @@ class Refusing(Backend):
 
 def call(backend, method, path, **options):
     async def main():
-        transport = httpx.ASGITransport(app=build_http_app(backend, max_body_bytes=20_000), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(app=build_http_app(backend, limits=HttpLimits(max_body_bytes=20_000)))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.request(method, path, **options)
 
@@ -267,7 +267,7 @@ def test_a_body_over_the_limit_is_413_by_its_length_and_while_it_comes_in():
 def test_health_readiness_and_models():
     assert call(Backend(models=[]), "GET", "/healthz").status_code == 200
     assert call(Backend(models=[]), "GET", "/readyz").status_code == 503
-    assert call(Backend(), "GET", "/readyz").json() == {"status": "ready", "models": ["helpful"]}
+    assert call(Backend(), "GET", "/readyz").json() == {"status": "ready"}
     card = {"id": "helpful", "kind": "scalar", "model_version": "v1", "reference": "ref"}
     assert call(Backend(), "GET", "/v1/models").json() == {
         "data": [{**card, "tokenizer_hash": "hash", "max_length": 100}]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import socket
 from collections.abc import Mapping, Sequence
 
+import httpx
 import ray
 from ray import serve
 
-from rmray.config.serve import ServeOptions
+from rmray.config.serve import API_KEYS_ENV, ServeOptions
 from rmray.errors import ClusterError
 
 DEFAULT_HTTP_PORT = 8000
@@ -72,6 +74,24 @@ def ensure_http(port: int | None, host: str = "127.0.0.1") -> str | None:
         )
     serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
     return _url(host, port)
+
+
+def check_asks_for_keys(url: str) -> None:
+    """ClusterError where this process's environment names a file of API keys and the gateway that runs already lets
+    anybody in: it was started without."""
+    if not os.environ.get(API_KEYS_ENV):
+        return
+    try:
+        status = httpx.get(f"{url}/v1/models", timeout=10.0, trust_env=False).status_code
+    except httpx.HTTPError as error:
+        raise ClusterError("the gateway that runs on this cluster does not answer", where=url, why=str(error)) from None
+    if status != 401:
+        raise ClusterError(
+            "the gateway that runs on this cluster asks for no API key",
+            where=url,
+            why=f"{API_KEYS_ENV} is set here, and the gateway reads it once, when it starts",
+            next_step="take what is served away with `serve shutdown` and deploy again, or unset the variable",
+        )
 
 
 def _url(host: str, port: int) -> str:

@@ -32,7 +32,7 @@ from rmray.config.serve import (
 from rmray.errors import BundleError, ClusterError, ConfigError
 from rmray.models.scorer import ScorerInfo
 from rmray.serving.app.aliases import alias_actor
-from rmray.serving.app.cluster import check_capacity, ensure_http
+from rmray.serving.app.cluster import check_asks_for_keys, check_capacity, ensure_http
 from rmray.serving.app.gateway import gateway_application
 from rmray.serving.app.replica import ScorerFactory, ScorerReplica, load_scorer
 from rmray.serving.engine import EngineLimits
@@ -97,7 +97,7 @@ def deploy_scorer(
     aliases = alias_actor()
     url = ensure_http(http_port)
     if url is not None:
-        _ensure_gateway()
+        _ensure_gateway(url)
     before = _live_models().get(name)
     digest = _digest(checked)
     app = _choose_app(name, model_version, digest, before)
@@ -223,8 +223,9 @@ def _start(app: str, factory: ScorerFactory, model_version: str, options: ServeO
     )
 
 
-def _ensure_gateway() -> None:
+def _ensure_gateway(url: str) -> None:
     if _status(GATEWAY_APP) == "RUNNING":
+        check_asks_for_keys(url)
         return
     owner = next((n for n, a in _route_prefixes().items() if a == "/" and n != GATEWAY_APP), None)
     if owner is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -13,12 +14,12 @@ from typing import Any
 from ray import serve
 from starlette.types import ASGIApp
 
-from rmray.config.serve import ALIAS_TTL_S, SCORER_DEPLOYMENT, ServedModel
+from rmray.config.serve import ALIAS_TTL_S, API_KEYS_ENV, SCORER_DEPLOYMENT, ServedModel
 from rmray.errors import RequestError
 from rmray.retry import Backoff, code_of_ray_error
 from rmray.schema import ScoreRequest, ScoreResponse
 from rmray.serving.app.aliases import alias_actor
-from rmray.serving.http import build_http_app
+from rmray.serving.http import build_http_app, read_api_keys
 
 
 class HandleBackend:
@@ -87,17 +88,23 @@ class HandleBackend:
 
 
 def build_gateway() -> ASGIApp:
-    """Serve calls this on every replica of the gateway."""
-    return build_http_app(HandleBackend())
+    """Serve calls this on every replica of the gateway. ConfigError where the file of keys is not sound."""
+    path = os.environ.get(API_KEYS_ENV)
+    return build_http_app(HandleBackend(), keys=read_api_keys(path) if path else None)
 
 
 def gateway_application() -> serve.Application:
-    """The gateway as a Serve application: light, one replica and more under load, no CPU reserved."""
+    """The gateway as a Serve application: light, one replica and more under load, no CPU reserved.
+
+    It asks for a key where API_KEYS_ENV names a file of keys: in this process's environment, or in that of its node.
+    """
+    path = os.environ.get(API_KEYS_ENV)
+    keys: dict[str, Any] = {"runtime_env": {"env_vars": {API_KEYS_ENV: path}}} if path else {}
     gateway: Any = serve.deployment(
         name="gateway",
         max_ongoing_requests=256,
         autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 64},
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, **keys},
     )(serve.ingress(build_gateway)())
     application: serve.Application = gateway.bind()
     return application
