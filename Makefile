@@ -17,7 +17,7 @@ lint: $(VENV)/installed
 	$(BIN)/lint-imports
 
 pytest: $(VENV)/installed
-	$(BIN)/pytest --durations=15
+	$(BIN)/pytest --durations=15 -n 2 --dist loadgroup --no-loadscope-reorder
 
 chaos: $(VENV)/installed
 	$(BIN)/pytest -m chaos --durations=15

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of two processes on two cores each has one
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -18,6 +20,20 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The same examples in every run, and no deadline: a busy machine must not fail a property.
 settings.register_profile("rmray", derandomize=True, deadline=None)
 settings.load_profile("rmray")
+
+
+OWN_CLUSTERS = ("tests/cli/test_local_ray.py", "tests/test_connect.py", "tests/training/test_recovery.py")
+"""Modules that start a Ray of their own, in processes of their own."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where two processes share the tests, what needs Ray goes to one of them, in which it shares a cluster, and goes
+    first, because it takes longest; the rest goes by module, which shares its fixtures."""
+    needs_ray = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
+    needs_ray |= {item.path for item in items if item.path.as_posix().endswith(OWN_CLUSTERS)}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in needs_ray else item.path.as_posix()))
+    items.sort(key=lambda item: item.path not in needs_ray)
 
 
 @pytest.fixture(scope="session")
