@@ -196,6 +196,17 @@ def test_every_answer_has_a_request_id():
     assert given == {"rollout-7:step.3"}
 
 
+def test_behind_a_proxy_that_answers_ids_they_stand_in_the_log_alone(caplog):
+    async def main():
+        app = build_http_app(Backend(), answers_request_id=False)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+            return await client.get("/healthz", headers={"x-request-id": "of-the-proxy"})
+
+    with caplog.at_level(logging.INFO):
+        assert "x-request-id" not in asyncio.run(main()).headers
+    assert "of-the-proxy GET /healthz 200" in caplog.text
+
+
 @pytest.mark.parametrize("id", ["", "with blank", "x" * 129, "line\\nbreak", "quote'"])
 def test_an_id_that_could_forge_a_log_line_is_replaced(id):
     assert len(post({"items": [GOOD]}, headers={"x-request-id": id}).headers["x-request-id"]) == 32

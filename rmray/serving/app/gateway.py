@@ -90,7 +90,8 @@ class HandleBackend:
 def build_gateway() -> ASGIApp:
     """Serve calls this on every replica of the gateway. ConfigError where the file of keys is not sound."""
     path = os.environ.get(API_KEYS_ENV)
-    return build_http_app(HandleBackend(), keys=read_api_keys(path) if path else None)
+    keys = read_api_keys(path) if path else None
+    return build_http_app(HandleBackend(), keys=keys, answers_request_id=False)  # Serve's proxy does
 
 
 def gateway_application() -> serve.Application:

@@ -26,9 +26,14 @@ class HttpLimits:
 
 
 def build_http_app(
-    backend: ScoringBackend, *, keys: ApiKeys | None = None, limits: HttpLimits | None = None
+    backend: ScoringBackend,
+    *,
+    keys: ApiKeys | None = None,
+    limits: HttpLimits | None = None,
+    answers_request_id: bool = True,
 ) -> ASGIApp:
-    """The app over `backend`. keys: one of them is asked for on every route but the probes; None: nobody is asked."""
+    """The app over `backend`. keys: one of them is asked for on every route but the probes; None: nobody is asked.
+    answers_request_id: see `RequestIds`."""
     limits = limits or HttpLimits()
     app = FastAPI(title="rmray", description="Scores of reward models.", version="1")
     app.include_router(rewards_router(backend, max_tokens=limits.max_tokens, with_keys=keys is not None))
@@ -38,5 +43,5 @@ def build_http_app(
     app.add_middleware(BodyLimit, max_body_bytes=limits.max_body_bytes, body_timeout_s=limits.body_timeout_s)
     if keys is not None:
         app.add_middleware(KeyGate, keys=keys)
-    app.add_middleware(RequestIds)
+    app.add_middleware(RequestIds, answers=answers_request_id)
     return app

@@ -29,11 +29,11 @@ class RequestIds:
 
     One line a request is logged at level info: id, method, route, status, milliseconds. Never a text, a query or a
     path that is no route. An exception that nobody expected is answered 500 and logged without its message, which may
-    quote a text.
+    quote a text. answers: False behind a proxy that makes ids and puts them on answers by itself: two would differ.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, *, answers: bool) -> None:
+        self.app, self.answers = app, answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,7 +47,8 @@ class RequestIds:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), (REQUEST_ID, id)]}
+                if self.answers:
+                    message = {**message, "headers": [*message.get("headers", ()), (REQUEST_ID, id)]}
             await send(message)
 
         try:
