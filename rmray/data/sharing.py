@@ -85,4 +85,5 @@ def _merge(groups: Sequence[TokenGroup], cluster: _Cluster) -> TokenGroup:
         members[0].prefix[:shared],
         tuple(np.concatenate([g.prefix[shared:], s]) for g in members for s in g.suffixes),
         tuple(n for g in members for n in g.prompt_lens),
+        tuple(ends for g in members for ends in g.step_ends),
     )

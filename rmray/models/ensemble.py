@@ -53,6 +53,11 @@ class EnsembleScorer:
         of_members = [member.forward(batch) for member in self.members]
         return [np.stack(raw_MP, axis=1) for raw_MP in zip(*of_members, strict=True)]
 
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether every member's forward computes a prompt once for all the requests that carry it."""
+        return all(getattr(member, "shares_prompts", False) for member in self.members)
+
     def decode(self, encoded: Encoded, raw: RawScores) -> ScoreResponse:
         """raw: [P, M] of `encoded.group`. K results in the order of the request's completions."""
         results = [

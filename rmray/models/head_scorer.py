@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from rmray.data.batch import build_batch
+from rmray.data.batch import TOKEN_READOUTS, build_batch, read_places
 from rmray.data.group import TokenGroup
 from rmray.data.render import RenderedPath, Renderer, group_rendered
 from rmray.data.sharing import share_prefixes
@@ -100,19 +100,8 @@ class HeadScorer:
     def forward(self, batch: Sequence[Encoded]) -> list[RawScores]:
         """One packed forward, in which groups that begin alike share that beginning. For each element a float64 array
         with one raw score a path of its group."""
-        places = [i for i, e in enumerate(batch) if e.group is not None]
-        raw: list[RawScores] = [np.zeros(0)] * len(batch)
-        if places:
-            groups = [e.group for e in batch if e.group is not None]
-            shared, order = share_prefixes(groups)
-            # Entered here, on the thread that runs the forward: torch keeps inference mode per thread.
-            with torch.inference_mode():
-                flat = build_batch(shared, pooling=self.pooling).to(self.device)
-                scores_S = self.backbone(flat).double().cpu().numpy()
-            ends = np.cumsum([groups[i].num_completions for i in order])
-            for i, scores in zip(order, np.split(scores_S, ends[:-1]), strict=True):
-                raw[places[i]] = scores
-        return raw
+        scores = iter(shared_scores(self.backbone, batch, pooling=self.pooling, device=self.device))
+        return [np.zeros(0) if e.group is None else next(scores) for e in batch]
 
     @property
     def shares_prompts(self) -> bool:
@@ -162,6 +151,32 @@ class HeadScorer:
 
     def _result(self, encoded: Encoded, k: int, slot: int, raw: float) -> ItemResult:
         return result_of(encoded, k, slot, raw, self.info, self.reference, self.encoder.unfinished)
+
+
+def shared_scores(
+    backbone: RewardBackbone, batch: Sequence[Encoded], *, pooling: str, device: torch.device
+) -> list[RawScores]:
+    """What the backbone gives, float64, for each element of the batch that has a group: a row a path, or a token that
+    is read, path after path. Groups that begin alike share that beginning."""
+    groups = [e.group for e in batch if e.group is not None]
+    if not groups:
+        return []
+    shared, order = share_prefixes(groups)
+    # Entered here, on the thread that runs the forward: torch keeps inference mode per thread.
+    with torch.inference_mode():
+        scores = backbone(build_batch(shared, pooling=pooling).to(device)).double().cpu().numpy()
+    ends = np.cumsum([sum(num_read(groups[i], pooling)) for i in order])
+    found: list[RawScores] = [scores] * len(groups)
+    for i, rows in zip(order, np.split(scores, ends[:-1]), strict=True):
+        found[i] = rows
+    return found
+
+
+def num_read(group: TokenGroup, pooling: str) -> list[int]:
+    """Scores that each path of a group has in a batch."""
+    if pooling not in TOKEN_READOUTS:
+        return [1] * group.num_completions
+    return [len(read_places(group, k, pooling)) for k in range(group.num_completions)]
 
 
 def result_of(

@@ -13,13 +13,11 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from rmray.data.batch import build_batch, read_places
-from rmray.data.group import TokenGroup
 from rmray.data.render import Renderer
 from rmray.metrics.aggregates import Aggregates, aggregate
 from rmray.metrics.process import called_labels, first_error
 from rmray.models.backbone import RewardBackbone
-from rmray.models.head_scorer import RequestEncoder, result_of
+from rmray.models.head_scorer import RequestEncoder, num_read, result_of, shared_scores
 from rmray.models.probabilities import RIGHT, step_probabilities, token_probabilities
 from rmray.models.reward import Reference
 from rmray.models.scorer import Encoded, RawScores, ScorerInfo
@@ -61,19 +59,18 @@ class TokenScorer:
         return self.encoder.encode(requests)
 
     def forward(self, batch: Sequence[Encoded]) -> list[RawScores]:
-        """One packed forward. For each element the float64 probabilities [S] of its tokens being right, or [S, C] of
-        its steps' classes, path after path."""
-        groups = [e.group for e in batch if e.group is not None]
-        shape = (0, RIGHT + 1) if self.pooling == "steps" else (0,)
-        probabilities = np.zeros(shape)
-        if groups:
-            # Entered here, on the thread that runs the forward: torch keeps inference mode per thread.
-            with torch.inference_mode():
-                flat = build_batch(groups, pooling=self.pooling).to(self.device)
-                logits = self.backbone(flat).double().cpu().numpy()
-            probabilities = step_probabilities(logits) if self.pooling == "steps" else token_probabilities(logits)
-        counts = [sum(self._num_read(e.group)) if e.group else 0 for e in batch]
-        return np.split(probabilities, np.cumsum(counts[:-1])) if counts else []
+        """One packed forward, shared as in `HeadScorer`. For each element the float64 probabilities [S] of its tokens
+        being right, or [S, C] of its steps' classes, path after path."""
+        logits = iter(shared_scores(self.backbone, batch, pooling=self.pooling, device=self.device))
+        if self.pooling == "steps":
+            nothing = np.zeros((0, RIGHT + 1))
+            return [nothing if e.group is None else step_probabilities(next(logits)) for e in batch]
+        return [np.zeros(0) if e.group is None else token_probabilities(next(logits)) for e in batch]
+
+    @property
+    def shares_prompts(self) -> bool:
+        """As of `HeadScorer`."""
+        return self.backbone.shares_prefixes
 
     def completion_scores(self, encoded: Encoded, raw: RawScores) -> list[float]:
         """The raw score of each path of `encoded.group`; NaN where a probability is not finite."""
@@ -116,10 +113,7 @@ class TokenScorer:
     def _right(self, probabilities: RawScores) -> RawScores:
         return probabilities[:, RIGHT] if self.pooling == "steps" else probabilities
 
-    def _num_read(self, group: TokenGroup) -> list[int]:
-        return [len(read_places(group, k, self.pooling)) for k in range(group.num_completions)]
-
     def _by_path(self, encoded: Encoded, raw: RawScores) -> list[RawScores]:
         if encoded.group is None:
             return []
-        return np.split(raw, list(accumulate(self._num_read(encoded.group)))[:-1])
+        return np.split(raw, list(accumulate(num_read(encoded.group, self.pooling)))[:-1])

@@ -16,6 +16,7 @@ from transformers import AutoModelForTokenClassification
 
 from rmray.cli import main
 from rmray.data.render import RenderRules
+from rmray.data.sharing import share_prefixes
 from rmray.data.sources import read_records
 from rmray.data.tokenizer import load_tokenizer
 from rmray.errors import BundleError
@@ -137,6 +138,21 @@ def test_neighbours_and_shared_prompts_change_nothing(bundles: dict[str, Path], 
     request = ScoreRequest(prompt=PROMPT, completions=("It is five.\nYes.", "It is five.\nNo, six.", "No."))
     together = results_of(bundles[kind], request, *(SOLUTIONS if kind == "process" else REFERENCE))[:3]
     apart = [results_of(bundles[kind], ScoreRequest(prompt=PROMPT, completions=(c,)))[0] for c in request.completions]
+    for one, other in zip(together, apart, strict=True):
+        assert one.token_scores == pytest.approx(other.token_scores, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_callers_of_one_prompt_share_it_and_change_nothing(bundles: dict[str, Path], kind: str) -> None:
+    begun = "It is five, I think.\nYes, five.\n"
+    requests = [ScoreRequest(prompt=PROMPT * 3, completions=(begun + end,)) for end in ("So five.", "So six.\nNo.")]
+    scorer = load_bundle(bundles[kind])
+    groups = [e.group for e in scorer.encode(requests)]
+    assert len(share_prefixes(groups)[0]) == 1
+    if kind == "process":  # a step that ends in what is shared is read for both
+        assert groups[0].step_ends[0][0] == groups[1].step_ends[0][0]
+    together = [r.results[0] for r in score_requests(scorer, requests)]
+    apart = [results_of(bundles[kind], request)[0] for request in requests]
     for one, other in zip(together, apart, strict=True):
         assert one.token_scores == pytest.approx(other.token_scores, abs=1e-5)
 
