@@ -26,6 +26,7 @@ OWN_CLUSTERS = ("tests/cli/test_local_ray.py", "tests/test_connect.py", "tests/t
 """Modules that start a Ray of their own, in processes of their own."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where two processes share the tests, what needs Ray goes to one of them, in which it shares a cluster, and goes
     first, because it takes longest; the rest goes by module, which shares its fixtures."""
