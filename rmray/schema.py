@@ -31,15 +31,18 @@ class TokenIds:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """A completion given step by step, for process models. At least one step, none of them blank."""
+    """A completion given step by step, for process models. One without steps, or with a blank one, cannot be scored."""
 
     texts: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not self.texts:
-            raise RowError("blank_completion", "the solution has no step")
         if not all(isinstance(text, str) for text in self.texts):
             raise RowError("bad_type", "steps must be texts")
+
+    def check(self) -> None:
+        """Raise RowError `blank_completion` where there is no step, or a blank one."""
+        if not self.texts:
+            raise RowError("blank_completion", "the solution has no step")
         if not all(text.strip() for text in self.texts):
             raise RowError("blank_completion", "a step is blank")
 
@@ -77,7 +80,7 @@ def is_blank(content: Content) -> bool:
     if isinstance(content, str):
         return not content.strip()
     if isinstance(content, Steps):
-        return False
+        return not any(text.strip() for text in content.texts)
     return not any(m.get("tool_calls") or ((m.get("content") or "") not in ("", []) and _text(m)) for m in content)
 
 
@@ -170,6 +173,7 @@ class ProcessExample:
     id: str | None = None
 
     def __post_init__(self) -> None:
+        self.steps.check()
         if len(self.steps.texts) != len(self.labels):
             raise RowError("count_mismatch", f"{len(self.steps.texts)} steps but {len(self.labels)} labels")
         if any(isinstance(x, bool) or x not in (-1, 0, 1) for x in self.labels):

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from rmray.result_json import result_from_json, result_to_json
-from rmray.schema import ScoreFailure, ScoreResult
+from rmray.result_json import DETAILS, result_from_json, result_to_json
+from rmray.schema import ScoreFailure, ScoreResponse, ScoreResult
+from rmray.serving.wire import CompletionResult, to_wire
 
 PLAIN = ScoreResult(raw=0.5, reward=1.25, quantile=0.9, model_version="v", reference="r", num_tokens=7)
 DETAILED = replace(
@@ -49,3 +50,9 @@ def test_a_figure_that_is_not_finite_is_an_error_on_both_sides(field: str) -> No
 def test_a_field_of_another_kind_raises(broken: dict[str, object]) -> None:
     with pytest.raises((TypeError, ValueError)):
         result_from_json(result_to_json(PLAIN) | broken)
+
+
+def test_the_gateway_passes_every_detail_on() -> None:
+    assert set(DETAILS) <= set(CompletionResult.model_fields)
+    sent = to_wire("m", [ScoreResponse(results=(DETAILED,))]).model_dump()["results"][0]["completions"][0]
+    assert result_from_json(sent) == DETAILED

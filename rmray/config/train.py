@@ -114,8 +114,8 @@ class ObjectiveConfig(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of pairs whose preference is taken to be turned round: bounds the gap that noisy labels can ask for."""
     aggregate: Literal["auto", "mean", "min", "product"] = "auto"
-    """What an outcome or process model makes of its probabilities to score a completion. auto: the mean over the tokens
-    of an outcome model, the least over the steps of a process model."""
+    """What an outcome or process model makes of its probabilities to score a completion; of the product the logarithm.
+    auto: the mean over the tokens of an outcome model, the least over the steps of a process model."""
 
     @model_validator(mode="after")
     def _check(self) -> ObjectiveConfig:

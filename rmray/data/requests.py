@@ -1,7 +1,8 @@
 """Turn rows of a file into score requests. Called by `rmray score` and by the bundle for its reference set.
 
 A row has a prompt with one `completion`, a list of `completions`, the `steps` of one completion, or the `chosen` and
-`rejected` of a comparison. For process models each of `completions` may be a list of steps.
+`rejected` of a comparison. For process models each of `completions` may be a list of steps; with `labels`
+beside them they are the steps of one, as TRL has them.
 Optional: `finished` (a boolean, or one for each completion), `tokenizer_hash` (with token ids), `tools`, `id`.
 """
 
@@ -55,7 +56,8 @@ def request_from_row(row: Mapping[str, Any], *, columns: Mapping[str, str]) -> S
         assert isinstance(comparison, Comparison)
         prompt, completions = comparison.prompt, comparison.completions
     elif given := [name for name in ("completions", "completion", "steps") if named.get(name) is not None]:
-        answers = named["completions"] if given[0] == "completions" else [named[given[0]]]
+        in_steps = given[0] == "completions" and isinstance(named.get("labels"), list)  # TRL's process rows
+        answers = named["completions"] if given[0] == "completions" and not in_steps else [named[given[0]]]
         if not isinstance(answers, list) or not answers:
             raise RowError("bad_type", "`completions` must be a list of texts or of message lists, and not empty")
         if named.get("prompt") is None:

@@ -28,7 +28,7 @@ class TokenScorer:
     """Renders, runs the packed forward, and makes one score of a completion's probabilities: a Scorer.
 
     pooling: `tokens` for an outcome model, `steps` for a process model. aggregate: `mean`, `min` or `product`, which of
-    them is the raw score. The rest as in `HeadScorer`.
+    them is the raw score; of the product its logarithm. The rest as in `HeadScorer`.
     """
 
     def __init__(
@@ -107,6 +107,10 @@ class TokenScorer:
         right = self._right(probabilities)
         if not np.isfinite(right).all():
             return float("nan")
+        if self.aggregate == "product":
+            # Of long completions the product itself is too small to tell one from another.
+            with np.errstate(divide="ignore"):
+                return float(np.log(right).sum())
         aggregates: Aggregates = aggregate(right)
         return float(getattr(aggregates, self.aggregate))
 

@@ -149,6 +149,8 @@ class CompletionResult(BaseModel):
     prob_product: float | None = None
     first_error: int | None = None
     """Of a process model: number of the first step that is most likely wrong, from 0; -1 where none is."""
+    step_labels: list[int] | None = None
+    """Of a process model: what each step is called, -1 wrong, 0 neutral, 1 right; 2 where two are equally likely."""
     member_scores: list[float] | None = None
     """Of an ensemble: each member's reward."""
     disagreement: float | None = None

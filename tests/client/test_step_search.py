@@ -9,7 +9,9 @@ import pytest
 
 from rmray.client.step_search import NextStep, search_steps
 from rmray.errors import RequestError
+from rmray.models.scorer import score_requests
 from rmray.schema import ItemResult, ScoreFailure, ScoreRequest, ScoreResult, Steps
+from tests.fakes import ArithmeticScorer
 
 TREE = {
     (): ["a", "b"],
@@ -69,6 +71,18 @@ def test_equal_scores_are_decided_by_chance_and_not_by_place() -> None:
         for seed in range(40)
     ]
     assert 8 < firsts.count("a") < 32
+
+
+def test_a_blank_proposal_is_dropped() -> None:
+    scorer = ArithmeticScorer(lambda prompt, completion: float(len(completion)))
+
+    def score(request: ScoreRequest) -> Sequence[ItemResult]:
+        return score_requests(scorer, [request])[0].results
+
+    found = search_steps(
+        "p", lambda steps: [NextStep("", True), NextStep("ab", True)], score, width=2, max_steps=1, rng=RNG
+    )
+    assert found.steps == ("ab",)
 
 
 def test_what_cannot_be_scored_is_dropped_and_nothing_left_is_an_error() -> None:

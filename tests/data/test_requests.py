@@ -12,7 +12,7 @@ import pytest
 from rmray.data.requests import read_requests, request_from_row
 from rmray.data.sources import record_from_row
 from rmray.errors import ConfigError, RowError
-from rmray.schema import ScoreRequest, TokenIds
+from rmray.schema import ScoreRequest, Steps, TokenIds
 
 CHAT = [{"role": "user", "content": "Hi"}]
 ANSWER = [{"role": "assistant", "content": "Hello"}]
@@ -113,3 +113,12 @@ def test_file_is_read_row_by_row_with_ids_lines_and_errors(tmp_path: Path) -> No
 def test_unknown_column_in_the_mapping_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="complection"):
         next(read_requests(str(tmp_path / "x.jsonl"), columns={"complection": "c"}))
+
+
+def test_completions_with_labels_are_the_steps_of_one_as_trl_has_them() -> None:
+    row = {"prompt": "p", "completions": ["a", "b"], "labels": [True, False]}
+    assert request_from_row(row, columns={}).completions == (Steps(("a", "b")),)
+    assert request_from_row({"prompt": "p", "completions": [["a", "b"], "c"]}, columns={}).completions == (
+        Steps(("a", "b")),
+        "c",
+    )

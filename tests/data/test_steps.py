@@ -102,6 +102,38 @@ def test_a_separator_of_its_own_token_is_written_and_read_but_not_within_a_step(
     assert refused(renderer, "Two ", Steps(("a <|step|> b",))) == "separator_in_step"
 
 
+def test_a_separator_that_holds_a_token_of_its_own_is_read_in_text_and_in_lists() -> None:
+    tokenizer = byte_level(["<pad>", "<eos>", "<|step|>"], eos_token="<eos>", pad_token="<pad>")
+    renderer = renderer_of(tokenizer, "<|step|>\n")
+    path = one(renderer, "Two ", Steps(("a", "b")))
+    assert one(renderer, "Two ", "a<|step|>\nb<|step|>\n") == path
+    assert path.ids.count(tokenizer.convert_tokens_to_ids("<|step|>")) == 2
+    assert refused(renderer, "Two ", Steps(("a <|step|> b",))) == "separator_in_step"
+
+
+@pytest.mark.parametrize("steps", [(), ("a", " "), ("a", "<|step|>", "b")])
+def test_no_step_a_blank_one_or_a_bare_separator_is_refused(steps: tuple[str, ...]) -> None:
+    tokenizer = byte_level(["<pad>", "<eos>", "<|step|>"], eos_token="<eos>", pad_token="<pad>")
+    assert refused(renderer_of(tokenizer, "<|step|>"), "Two ", Steps(steps)) == "blank_completion"
+
+
+def test_an_answer_that_goes_on_ends_its_steps_as_they_end_within() -> None:
+    renderer = renderer_of(llama_like())  # whose template cuts white space off
+    whole = one(renderer, CHAT, STEPS)
+    begun = one(renderer, CHAT, Steps(STEPS.texts[:2]), finished=[False])
+    assert begun.step_ends == whole.step_ends[:2]
+    assert begun.ids == whole.ids[: whole.step_ends[1] + 1]
+
+
+def test_an_end_of_sequence_that_a_sampler_wrote_out_is_no_step() -> None:
+    renderer = renderer_of(plain_like())
+    eos = renderer.tokenizer.eos_token
+    assert one(renderer, PROMPT, Steps((*STEPS.texts[:-1], STEPS.texts[-1] + eos))) == one(renderer, PROMPT, STEPS)
+    alone = TokenIds((renderer.rules.eos_id,))
+    assert refused(renderer, TokenIds((5,)), alone) == "blank_completion"
+    assert refused(renderer_of(plain_like(), None), TokenIds((5,)), alone) == "blank_completion"
+
+
 def test_steps_move_with_a_prompt_that_is_cut() -> None:
     rules = {"max_length": 40, "over_length": "truncate_prompt", "step_separator": "\n"}
     tokenizer = plain_like()
@@ -135,7 +167,7 @@ def test_two_steps_cannot_end_in_one_token() -> None:
     assert find_steps("a;b", ";", finished=True).ends == (2, 4)
 
 
-@pytest.mark.parametrize("separator", ["", "<eos>"])
+@pytest.mark.parametrize("separator", ["", "<eos>", "<pad>", "<eos>\n"])
 def test_a_separator_that_separates_nothing_is_refused(separator: str) -> None:
     tokenizer = byte_level(["<pad>", "<eos>"], eos_token="<eos>", pad_token="<pad>")
     with pytest.raises(ModelError, match="cannot be told apart"):
@@ -176,3 +208,24 @@ def test_a_trace_is_scored_or_not_as_the_rules_say() -> None:
     assert one(strips, turns, thought) == one(keeps, plain, "Five.")
     assert refused(strips, PROMPT, "<think>Two and") == "blank_completion"
     assert refused(strips, TokenIds((5,)), TokenIds((6, 7))) == "needs_text"  # this tokenizer has no such tokens
+
+
+def test_a_trace_that_is_to_be_kept_and_is_dropped_by_the_template_is_refused() -> None:
+    tokenizer = qwen_like()
+    answer = ({"role": "assistant", "content": "<think>Two and three.</think>\nFive."},)
+    assert len(one(renderer_of(tokenizer, None), CHAT, answer).ids) > 0
+    beside = ({"role": "assistant", "content": "Five.", "reasoning_content": "Two and three."},)
+    assert refused(renderer_of(tokenizer, None), CHAT, beside) == "trace_dropped"  # the template reads content alone
+    tokenizer.chat_template = str(tokenizer.chat_template).replace("m['content']", "m['content'].split('</think>')[-1]")
+    assert refused(renderer_of(tokenizer, None), CHAT, answer) == "trace_dropped"
+    stripping = renderer_of(tokenizer, None, think="strip")
+    assert one(stripping, CHAT, answer) == one(stripping, CHAT, "Five.")
+
+
+def test_traces_and_steps_do_not_mix_unseen() -> None:
+    tokenizer = qwen_like()
+    beside = ({"role": "assistant", "content": TEXT, "reasoning_content": "Let me see."},)
+    assert refused(renderer_of(tokenizer), CHAT, beside) == "not_text"
+    strips = renderer_of(tokenizer, think="strip")
+    assert one(strips, CHAT, beside) == one(strips, CHAT, TEXT)
+    assert refused(strips, PROMPT, Steps(("<think>Two.", "hm</think>", "Five."))) == "trace_in_steps"

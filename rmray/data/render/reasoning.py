@@ -28,6 +28,23 @@ def without_traces(text: str) -> str:
     return _TRACE.sub("", text)
 
 
+def check_traces(messages: Sequence[Mapping[str, Any]], text: str) -> None:
+    """Raise RowError `trace_dropped` where an answer's trace is not in the text that a chat template made of it: many
+    templates leave traces out, and what is to be kept would not be scored."""
+    for message in messages:
+        content = message.get("content")
+        traces = [str(message.get(name) or "") for name in REASONING_FIELDS]
+        traces += _TRACE.findall(content) if isinstance(content, str) else []
+        for trace in traces:
+            inner = trace.strip().removeprefix(OPEN).removesuffix(CLOSE).strip()
+            if message["role"] == "assistant" and inner not in text:
+                raise RowError(
+                    "trace_dropped",
+                    "the chat template leaves the reasoning trace out, and this model is to score it",
+                    next_step="set data.think to strip, or use a template that keeps traces",
+                )
+
+
 def messages_without_traces(messages: Sequence[Mapping[str, Any]]) -> Messages:
     """The same messages, the assistant's without traces; their content is text or nothing."""
     return tuple(_stripped(m) if m["role"] == "assistant" else m for m in messages)

@@ -17,9 +17,24 @@ from rmray.data.messages import join_parts
 from rmray.data.render.chat import ChatTemplate, Tools, Turns
 from rmray.data.render.escape import Escaper
 from rmray.data.render.paths import RenderedPath, group_of
-from rmray.data.render.reasoning import CLOSE, OPEN, ids_without_traces, messages_without_traces, without_traces
+from rmray.data.render.reasoning import (
+    CLOSE,
+    OPEN,
+    REASONING_FIELDS,
+    check_traces,
+    ids_without_traces,
+    messages_without_traces,
+    without_traces,
+)
 from rmray.data.render.rules import RENDER_VERSION, RenderRules, eos_id_of
-from rmray.data.render.steps import StepText, find_steps, step_tokens, steps_in_chat, write_steps
+from rmray.data.render.steps import (
+    StepText,
+    find_steps,
+    step_tokens,
+    steps_in_chat,
+    with_last_separator,
+    write_steps,
+)
 from rmray.data.tokenizer import template_hash
 from rmray.errors import ModelError, RowError
 from rmray.schema import Content, Steps, TokenIds, is_blank, plain_text
@@ -64,9 +79,9 @@ class Renderer:
         self._template = ChatTemplate(tokenizer)
         specials = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
         specials |= {*map(str, tokenizer.all_special_tokens), *self._template.turn_tokens()}
-        self._separator_is_special = rules.step_separator in specials
         # What ends a step is written by whoever writes steps.
-        self._escaper = Escaper(specials - {rules.step_separator})
+        self._separating = {token for token in specials if token in (rules.step_separator or "")}
+        self._escaper = Escaper(specials - self._separating)
         vocabulary = tokenizer.get_vocab()
         self._think_ids = vocabulary.get(OPEN), vocabulary.get(CLOSE)
         self._opening_ids = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
@@ -85,7 +100,8 @@ class Renderer:
         finished: whether each completion ended by itself; an unfinished one gets no EOS and no end of turn.
         truncate: cut the prompt of over-length paths even where the rules would drop them.
         RowError codes: blank_completion, mixed_content, not_text, bad_token_ids, no_chat_template, template_failed,
-        over_length; needs_text, no_step, no_steps, separator_in_step, steps_not_found, empty_step.
+        over_length; needs_text, trace_dropped, trace_in_steps; no_step, no_steps, separator_in_step, steps_not_found,
+        empty_step.
         """
         ends = finished if finished is not None else [True] * len(completions)
         results: list[RenderedPath | RowError | None] = [None] * len(completions)
@@ -119,6 +135,8 @@ class Renderer:
         if isinstance(completion, str):
             # Samplers that keep special tokens leave a written-out EOS at the very end: it is the EOS, not text.
             completion = completion.removesuffix(self._eos_text)
+        if isinstance(completion, Steps) and completion.texts:
+            completion = Steps((*completion.texts[:-1], completion.texts[-1].removesuffix(self._eos_text)))
         if is_blank(completion):
             raise RowError("blank_completion", "the completion is blank")
         if isinstance(completion, Steps) and self.rules.step_separator is None:
@@ -134,6 +152,12 @@ class Renderer:
     def _without_traces(self, prompt: Content, completion: Content) -> tuple[Content, Content]:
         """Of the completion, and of what the assistant said before in a chat."""
         prompt = messages_without_traces(prompt) if isinstance(prompt, tuple) else prompt
+        if isinstance(completion, Steps) and any(OPEN in step or CLOSE in step for step in completion.texts):
+            raise RowError(
+                "trace_in_steps",
+                f"a step holds {OPEN} or {CLOSE}, and this model scores completions without their reasoning",
+                next_step="leave the trace's steps out, with their labels",
+            )
         if isinstance(completion, str):
             return prompt, without_traces(completion)
         if isinstance(completion, TokenIds):
@@ -144,6 +168,8 @@ class Renderer:
         before = prompt.ids if isinstance(prompt, TokenIds) else () if is_blank(prompt) else None
         if before is None or not isinstance(completion, TokenIds):
             raise RowError("mixed_content", "token ids and text cannot be mixed in one prompt and completion")
+        if set(completion.ids) <= {self.rules.eos_id}:
+            raise RowError("blank_completion", "the completion is blank: an end of sequence alone")
         ids = [*before, *completion.ids]
         worst = max(ids)
         if worst >= self._vocab_size:
@@ -220,8 +246,9 @@ class Renderer:
         """The steps as text, and how many special tokens were escaped in them."""
         separator = self.rules.step_separator
         assert separator is not None  # `_draw` has seen to it
-        if self._separator_is_special and any(separator in s.removesuffix(separator) for s in given.texts):
-            raise RowError("separator_in_step", f"a step holds {separator!r}, which ends steps")
+        for token in self._separating:
+            if any(token in step.removesuffix(separator) for step in given.texts):
+                raise RowError("separator_in_step", f"a step holds {token!r}, which ends steps")
         escaped = [self._escaper.text(step) for step in given.texts]
         return write_steps(Steps(tuple(text for text, _, _ in escaped)), separator), sum(n for _, _, n in escaped)
 
@@ -235,6 +262,10 @@ class Renderer:
         before, n_before = self._escaper.everything(prompt)
         known_tools, n_tools = self._escaper.everything(tools)
         text = self._template.write([*before, *after], known_tools, continue_final_message=not finished)
+        if self.rules.think == "keep":
+            check_traces(after, text)
+        if steps and not finished:
+            text = with_last_separator(text, steps)
         opening = self._template.write(before, known_tools, add_generation_prompt=True) if before else ""
         # The prompt may be written otherwise once an answer follows it: what both begin with is the prompt.
         boundary = len(os.path.commonprefix([opening, text]))  # noqa: RUF071 (of characters, not of paths)
@@ -248,6 +279,13 @@ class Renderer:
         turns = _as_turns(completion, "assistant")
         if len(turns) != 1 or turns[0]["role"] != "assistant" or not isinstance(turns[0].get("content"), str):
             raise RowError("not_text", "steps are read in one turn of the assistant", why=f"{len(turns)} turn(s) given")
+        if traces := [name for name in REASONING_FIELDS if turns[0].get(name)]:
+            raise RowError(
+                "not_text",
+                "steps are read in a message's content, and its reasoning stands beside it",
+                why=f"the message has `{traces[0]}`",
+                next_step="put it into the steps, or take traces out (data.think: strip)",
+            )
         text, _, escaped = self._escaper.text(turns[0]["content"].removesuffix(self._eos_text))
         return find_steps(text, separator, finished=finished), escaped
 

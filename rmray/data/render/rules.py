@@ -59,11 +59,12 @@ class RenderRules:
                 why="scores are read at the last token that is not the pad token",
                 next_step="call rmray.data.tokenizer.choose_pad_token first",
             )
-        if step_separator == "" or step_separator == str(tokenizer.convert_ids_to_tokens(eos)):
+        reserved = [str(tokenizer.convert_ids_to_tokens(token_id)) for token_id in (eos, pad)]
+        if step_separator is not None and (not step_separator or any(token in step_separator for token in reserved)):
             raise ModelError(
                 f"steps cannot be told apart by {step_separator!r}",
                 where=str(tokenizer.name_or_path),
-                why="it is empty, or the token that ends the whole completion",
+                why="it is empty, or holds the token that ends a whole completion or the one that pads",
                 next_step="set data.step_separator to a line feed, an empty line, or a token of its own",
             )
         return cls(

@@ -26,10 +26,13 @@ class StepText:
 
 
 def write_steps(steps: Steps, separator: str) -> StepText:
-    """The steps one after the other, each with its separator once."""
+    """The steps one after the other, each with its separator once. Raises RowError as `Steps.check` does, for a step
+    that is nothing but its separator too."""
+    bare = Steps(tuple(step.removesuffix(separator) for step in steps.texts))
+    bare.check()
     text, ends = "", []
-    for step in steps.texts:
-        text += step.removesuffix(separator) + separator
+    for step in bare.texts:
+        text += step + separator
         ends.append(len(text))
     return StepText(text, tuple(ends))
 
@@ -63,6 +66,13 @@ def steps_in_chat(text: str, steps: StepText, boundary: int) -> tuple[int, ...]:
     if start < 0:
         raise RowError("steps_not_found", "the chat template writes the answer's text otherwise than it is given")
     return steps.moved(start - blanks, length=len(steps.text.rstrip()))
+
+
+def with_last_separator(text: str, steps: StepText) -> str:
+    """A chat's text that ends with an unfinished answer, its last separator put back where the template cut it off: the
+    answer goes on, and there its steps end as they do within it."""
+    bare = steps.text.rstrip()
+    return text + steps.text[len(bare) :] if not text.endswith(steps.text) and text.endswith(bare) else text
 
 
 def step_tokens(ends: Sequence[int], offsets: Sequence[tuple[int, int]]) -> tuple[int, ...]:

@@ -62,7 +62,7 @@ class BundleManifest:
     format: of this record; min_rmray: the first rmray that reads it; created_by: the rmray that wrote it.
     kind: `scalar`, `outcome`, `process`, `ensemble`. objective: the training objective, or `imported`. pooling: `last`,
     `mean`, `first`; of outcome models `tokens`, of process models `steps`. aggregate: what makes one raw score of such
-    models' probabilities, `mean`, `min` or `product`; empty for a scalar.
+    models' probabilities, `mean`, `min` or (its logarithm) `product`; empty for a scalar.
     loads_with: the transformers class that gives the same scores, peft's where it is to read the adapter, or `rmray`.
     head: the head's weight in the files. head_trained: False for one that was never trained, which is never served.
     dtype: of the weights in the files. render_rules: `RenderRules` as a dict. pad: how the pad token was chosen.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForTokenClassification
 
 from rmray.cli import main
@@ -120,8 +121,6 @@ def test_a_process_is_read_where_its_steps_end(bundles: dict[str, Path]) -> None
 
 
 def test_the_first_failing_step_is_one_that_is_most_likely_wrong(bundles: dict[str, Path], tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     copy = Path(shutil.copytree(bundles["process"], tmp_path / "bundle"))
     weights = copy / "model.safetensors"
     for bias, expected in (([9.0, 0.0, 0.0], 0), ([0.0, 0.0, 9.0], -1)):
@@ -166,6 +165,32 @@ def test_bad_completions_fail_alone(bundles: dict[str, Path]) -> None:
         load_bundle(bundles["outcome"]), [ScoreRequest(prompt=PROMPT, completions=(STEPS, "Two."))]
     )
     assert [isinstance(r, ScoreFailure) for r in response.results] == [True, False]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_loads_and_a_head_turned_round_does_not(bundles: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    exact, rough = load_bundle(bundles[kind]), load_bundle(bundles[kind], dtype=torch.bfloat16)
+    request = ScoreRequest(prompt=PROMPT, completions=("It is five.", "No."))
+    one, other = (score_requests(scorer, [request])[0].results[0].token_scores for scorer in (exact, rough))
+    assert one == pytest.approx(other, abs=0.15)
+    assert one != pytest.approx(other, abs=1e-6)
+    copy = Path(shutil.copytree(bundles[kind], tmp_path / "bundle"))
+    tensors = load_file(copy / "model.safetensors")
+    tensors["score.weight"] = -tensors["score.weight"]
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    reseal(copy)
+    with pytest.raises(BundleError, match="score differently"):
+        load_bundle(copy, dtype=torch.bfloat16)
+
+
+def test_of_the_product_the_logarithm_is_the_score(bundles: dict[str, Path]) -> None:
+    scorer = load_bundle(bundles["outcome"])
+    scorer.aggregate = "product"
+    long = "It is five. " * 30
+    [response] = score_requests(scorer, [ScoreRequest(prompt=PROMPT, completions=(long, long + "No."))])
+    for result in response.results:
+        assert result.raw == pytest.approx(sum(map(math.log, result.token_scores)), rel=1e-9)
+        assert result.prob_product == pytest.approx(math.exp(result.raw))
 
 
 def test_weights_that_are_not_finite_are_no_number(bundles: dict[str, Path]) -> None:
