@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rmray.errors import ModelError, RequestError
 from rmray.models.judge.backend import Choices, Question, Reply, Spoken
 from rmray.models.judge.verdict_tokens import Verdict
 from rmray.models.model_server import ModelServer, failure_of
+from rmray.schema import ScoreFailure
 
 PREPARE_TIMEOUT_S = 30.0
 TEXT_TOKENS = 8
@@ -26,7 +29,8 @@ NO_LOGPROBS = "no_logprobs"
 class ChatServer:
     """url: with or without /v1. model: its name there. text: read the answer's text, of a server that gives no
     log-probabilities. special_tokens: of its tokenizer, which is not known here. extra_body: more fields of each
-    request. options: of ModelServer.
+    request. together: timeout_s is the deadline of all questions of an `ask`, not of each: for callers who wait.
+    options: of ModelServer.
     """
 
     tokenizer_hash = ""
@@ -42,9 +46,10 @@ class ChatServer:
         system_role: bool = True,
         special_tokens: Iterable[str] = (),
         extra_body: Mapping[str, Any] | None = None,
+        together: bool = False,
         **options: Any,
     ) -> None:
-        self.identity = model
+        self.identity, self._together = model, together
         self._server = ModelServer(url.rstrip("/").removesuffix("/v1") + "/v1/chat/completions", **options)
         self.special_tokens = frozenset(special_tokens)
         self._text, self._system_role = text, system_role
@@ -83,16 +88,21 @@ class ChatServer:
         """All questions, some at a time. Raises RequestError for what no question escapes; others fail alone.
 
         A server that has answered is trusted to do so again: a refusal then fails alone too (`raise_if_fatal`).
+        What a deadline of all left no time for is `overloaded`.
         """
-        return self._server.map(self._one, questions)
+        end_s = time.monotonic() + self._server.timeout_s if self._together else math.inf
+        return self._server.map(partial(self._one, end_s=end_s), questions)
 
     def close(self) -> None:
         """Close the connections."""
         self._server.close()
 
-    def _one(self, question: Question) -> Reply:
+    def _one(self, question: Question, *, end_s: float) -> Reply:
+        left_s = end_s - time.monotonic()
+        if left_s <= 0:
+            return ScoreFailure(code="overloaded", message="the judge's server left no time to ask", retry_after_s=1.0)
         try:
-            return self._answer(question)
+            return self._answer(question, timeout_s=min(self._server.timeout_s, left_s))
         except RequestError as error:
             self._server.raise_if_fatal(error)
             if error.code == NO_LOGPROBS and not self._gave_logprobs:
