@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from rmray.errors import ModelError, RequestError
 from rmray.models.judge.backend import Choices, Question, Reply, Spoken
 from rmray.models.judge.verdict_tokens import Verdict
 from rmray.models.model_server import ModelServer, failure_of
-from rmray.schema import ScoreFailure
 
 PREPARE_TIMEOUT_S = 30.0
 TEXT_TOKENS = 8
@@ -29,8 +26,7 @@ NO_LOGPROBS = "no_logprobs"
 class ChatServer:
     """url: with or without /v1. model: its name there. text: read the answer's text, of a server that gives no
     log-probabilities. special_tokens: of its tokenizer, which is not known here. extra_body: more fields of each
-    request. together: timeout_s is the deadline of all questions of an `ask`, not of each: for callers who wait.
-    options: of ModelServer.
+    request. options: of ModelServer.
     """
 
     tokenizer_hash = ""
@@ -46,10 +42,9 @@ class ChatServer:
         system_role: bool = True,
         special_tokens: Iterable[str] = (),
         extra_body: Mapping[str, Any] | None = None,
-        together: bool = False,
         **options: Any,
     ) -> None:
-        self.identity, self._together = model, together
+        self.identity = model
         self._server = ModelServer(url.rstrip("/").removesuffix("/v1") + "/v1/chat/completions", **options)
         self.special_tokens = frozenset(special_tokens)
         self._text, self._system_role = text, system_role
@@ -88,21 +83,16 @@ class ChatServer:
         """All questions, some at a time. Raises RequestError for what no question escapes; others fail alone.
 
         A server that has answered is trusted to do so again: a refusal then fails alone too (`raise_if_fatal`).
-        What a deadline of all left no time for is `overloaded`.
         """
-        end_s = time.monotonic() + self._server.timeout_s if self._together else math.inf
-        return self._server.map(partial(self._one, end_s=end_s), questions)
+        return self._server.map(self._one, questions)
 
     def close(self) -> None:
         """Close the connections."""
         self._server.close()
 
-    def _one(self, question: Question, *, end_s: float) -> Reply:
-        left_s = end_s - time.monotonic()
-        if left_s <= 0:
-            return ScoreFailure(code="overloaded", message="the judge's server left no time to ask", retry_after_s=1.0)
+    def _one(self, question: Question) -> Reply:
         try:
-            return self._answer(question, timeout_s=min(self._server.timeout_s, left_s))
+            return self._answer(question)
         except RequestError as error:
             self._server.raise_if_fatal(error)
             if error.code == NO_LOGPROBS and not self._gave_logprobs:

@@ -110,7 +110,7 @@ def open_backend(
 ) -> JudgeBackend:
     """The backend that the config names, not yet prepared.
 
-    device: of a local model, None for a GPU where there is one. together: see `ChatServer`.
+    device: of a local model, None for a GPU where there is one. together: see `ModelServer`.
     """
     if config.backend == "openai":
         from rmray.models.judge.chat_server import ChatServer

@@ -19,7 +19,7 @@ from rmray.serving.app.replica import ScorerFactory, load_scorer
 from rmray.serving.source_scorer import SourceScorer, grade_cost, pair_cost, text_cost
 
 SERVED_TIMEOUT_S = 30.0
-"""Of all questions of a forward, where the config says nothing: callers wait, and try again themselves."""
+"""Of all that a forward asks, where no config says another: callers wait, and try again themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,8 @@ def load_remote(
 
     _check_key(key_env, environment)
     key = api_key_from(key_env, environment, where="--remote-key-env")
-    return SourceScorer(open_remote(url, bundle_dir, api_key=key, timeout_s=SERVED_TIMEOUT_S), text_cost)
+    remote = open_remote(url, bundle_dir, api_key=key, timeout_s=SERVED_TIMEOUT_S, together=True)
+    return SourceScorer(remote, text_cost)
 
 
 def _check_key(name: str | None, environment: Mapping[str, str]) -> None:
