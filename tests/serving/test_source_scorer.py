@@ -86,6 +86,11 @@ def test_a_backend_that_goes_away_fails_items_and_no_replica(server: Server, tmp
             for _ in range(MAX_FAILED_FORWARDS):
                 assert codes(await replica.score(REQUESTS[1:], 10.0)) == {code}
             await replica.check_health()
+        for _ in range(20):  # beyond what `raise_if_fatal` takes for a slip
+            [refused] = await replica.score(REQUESTS[1:], 10.0)
+            assert codes([refused]) == {"unauthorized"}
+            assert server.url not in str(refused), "the caller need not know where the model is"
+        await replica.check_health()
         server.answer = answer
         assert codes(await replica.score(REQUESTS[1:], 10.0)) == {"scored"}
 
