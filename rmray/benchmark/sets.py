@@ -19,7 +19,7 @@ from rmray.data.group import TokenGroup
 from rmray.errors import DataError
 
 if TYPE_CHECKING:
-    from rmray.data.prepared import Row, table_of_rows
+    from rmray.data.prepared import Row
 
 FILE_HASH = "benchmark0000000"
 
@@ -72,7 +72,7 @@ def write_set(directory: Path, rows: Sequence[Row]) -> Path:
     """Write rows, sorted by prompt, as a prepared set to train on; the directory."""
     import pyarrow.parquet as pq
 
-    from rmray.data.prepared import PREPARED_FORMAT, WINDOW_ROWS, Manifest, Split, Window
+    from rmray.data.prepared import PREPARED_FORMAT, WINDOW_ROWS, Manifest, Split, Window, table_of_rows
 
     windows = []
     for number, start in enumerate(range(0, len(rows), WINDOW_ROWS)):

@@ -1,9 +1,10 @@
-"""The options that name a reward model on a vLLM server, and opening it. Used by `evaluate`; heavy imports are late."""
+"""The options that name a reward model on a vLLM server, and opening it. Used by `evaluate` and `source`; heavy imports
+are late."""
 
 from __future__ import annotations
 
 import os
-from argparse import Namespace, _ArgumentGroup
+from argparse import Namespace, _ActionsContainer, _ArgumentGroup
 from typing import TYPE_CHECKING
 
 from rmray.errors import ConfigError
@@ -13,9 +14,14 @@ if TYPE_CHECKING:
 
 
 def remote_arguments(models: _ArgumentGroup) -> None:
-    models.add_argument("--remote", metavar="URL", help="a reward model on a vLLM server (/classify or /pooling)")
-    models.add_argument("--bundle-rules", metavar="DIR", help="the bundle whose rules --remote is asked by")
-    models.add_argument("--remote-key-env", metavar="NAME", help="environment variable with the key of --remote")
+    remote_options(models, models)
+
+
+def remote_options(model: _ActionsContainer, beside: _ActionsContainer) -> None:
+    """model: where models are named, perhaps one alone. beside: where the other options go."""
+    model.add_argument("--remote", metavar="URL", help="a reward model on a vLLM server (/classify or /pooling)")
+    beside.add_argument("--bundle-rules", metavar="DIR", help="the bundle whose rules --remote is asked by")
+    beside.add_argument("--remote-key-env", metavar="NAME", help="environment variable with the key of --remote")
 
 
 def check_remote(arguments: Namespace) -> None:

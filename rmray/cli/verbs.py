@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rmray.cli import benchmark, ensemble, evaluate, export, judge, report
+from rmray.cli import benchmark, best_of_n, ensemble, evaluate, export, judge, report, source
 from rmray.cli.columns import add_column_arguments, add_data_arguments, columns_of
 from rmray.config import TrainConfig, load_config
 from rmray.config.load import known_paths, nearest
@@ -107,23 +107,18 @@ def _sweep(arguments: Namespace) -> Result:
 
 
 def _score_arguments(parser: ArgumentParser) -> None:
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--bundle", metavar="DIR", help="the bundle to score with")
-    model.add_argument("--judge", metavar="FILE", help="the judge config to score with")
+    source.add_arguments(parser, "to score with")
     add_data_arguments(parser, "--input", "rows with a prompt and its completion, completions, or chosen and rejected")
     parser.add_argument("--output", required=True, metavar="DIR", help="where scores.jsonl is written")
 
 
 def _score(arguments: Namespace) -> Result:
-    from rmray.evaluation.score_file import score_file, score_file_from
+    source.check(arguments)
+    from rmray.evaluation.score_file import score_file_from
 
-    inputs, output, columns = arguments.input, arguments.output, columns_of(arguments)
-    if arguments.judge:
-        from rmray.models.judge import open_judge
-
-        figures = score_file_from(partial(open_judge, arguments.judge), inputs, output, columns=columns)
-    else:
-        figures = score_file(arguments.bundle, inputs, output, columns=columns)
+    figures = score_file_from(
+        partial(source.open_source, arguments), arguments.input, arguments.output, columns=columns_of(arguments)
+    )
     print(
         f"scored {figures['scored']} of {figures['completions']} completions in {figures['rows']} rows, "
         f"{figures['bad_rows']} bad rows -> {figures['scores']}"
@@ -142,7 +137,7 @@ def _port(text: str) -> int:
 
 
 def _serve_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--bundle", required=True, metavar="DIR", help="the bundle to serve")
+    source.add_arguments(parser, "to serve")
     parser.add_argument("--name", default="reward-model", help="the name that clients ask for (default: %(default)s)")
     parser.add_argument(
         "--http-port",
@@ -158,10 +153,18 @@ def _serve_arguments(parser: ArgumentParser) -> None:
 
 
 def _serve(arguments: Namespace) -> Result:
-    from rmray.serving.app import serve
+    source.check(arguments)
+    from rmray.serving.app import recipes, serve
+
+    def recipe_for(gpus: float) -> recipes.Recipe:
+        if arguments.judge:
+            return recipes.judge_recipe(arguments.judge, gpus)
+        if arguments.remote:
+            return recipes.remote_recipe(arguments.remote, arguments.bundle_rules, arguments.remote_key_env)
+        return recipes.bundle_recipe(arguments.bundle, gpus)
 
     return serve(
-        arguments.bundle,
+        recipe_for,
         name=arguments.name,
         http_port=arguments.http_port,
         min_replicas=arguments.min_replicas,
@@ -226,7 +229,8 @@ VERBS: dict[str, Verb] = {
     "report": Verb("make the page of an evaluation", report.report_arguments, report.run_report),
     "export": Verb("make a Hub-ready directory of a bundle, with its card", export.add_arguments, export.run),
     "score": Verb("score the completions of a file", _score_arguments, _score),
+    "best-of-n": Verb("pick the best of the completions of each prompt", best_of_n.add_arguments, best_of_n.run),
     "label": Verb("let a judge label pairs for training", judge.add_arguments, judge.run),
-    "serve": Verb("serve a bundle as an autoscaling Ray Serve app", _serve_arguments, _serve),
+    "serve": Verb("serve a bundle or a judge as an autoscaling Ray Serve app", _serve_arguments, _serve),
     "benchmark": Verb("measure speed and accuracy beside the peers", benchmark.add_arguments, benchmark.run),
 }

@@ -55,8 +55,9 @@ Answered = TypeVar("Answered")
 class ModelServer:
     """url: where JSON is posted. api_key: sent as a bearer token. timeout_s: one deadline a request, with its retries.
 
-    concurrency: requests in flight at once. sleep, jitter: injected. Raises ConfigError, without the URL in it, where
-    that is no server's or holds a password.
+    concurrency: requests in flight at once. together: timeout_s is the deadline of all that a `map` asks, for callers
+    who wait for the whole; one `map` at a time then. sleep, jitter: injected.
+    Raises ConfigError, without the URL in it, where that is no server's or holds a password.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ModelServer:
         api_key: str | None = None,
         timeout_s: float = 120.0,
         concurrency: int = 16,
+        together: bool = False,
         backoff: Backoff | None = None,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
@@ -78,6 +80,7 @@ class ModelServer:
         self._http: httpx.Client | None = None
         self._lock = threading.Lock()
         self._answered, self._refused_in_a_row = False, 0
+        self._together, self._end_s = together, math.inf
 
     def __repr__(self) -> str:
         return f"ModelServer({self.url!r})"
@@ -87,19 +90,26 @@ class ModelServer:
         if not items:
             return []
         pool = ThreadPoolExecutor(min(self.concurrency, len(items)), thread_name_prefix="rmray-ask")
+        if self._together:
+            self._end_s = time.monotonic() + self.timeout_s
         try:
             return list(pool.map(ask, items))
         finally:
             pool.shutdown(cancel_futures=True)
+            self._end_s = math.inf
 
     def post(self, body: Mapping[str, Any], *, timeout_s: float | None = None) -> bytes:
         """The content of the answer, asked for until there is one or the deadline leaves no room for another attempt.
 
         Raises RequestError: `overloaded`, `replica_lost` or `deadline` after retries; `unauthorized`, `not_found`,
-        `over_length`, `invalid_request`, `bad_response` at once.
+        `over_length`, `invalid_request`, `bad_response`, and `overloaded` where a deadline of all has passed, at once.
         """
+        now_s = time.monotonic()
+        end_s = min(now_s + (timeout_s or self.timeout_s), self._end_s)
+        if end_s <= now_s:
+            raise TryAgainError("overloaded", "the server left no time to ask", retry_after_s=1.0, where=self.url)
         try:
-            answer = self._with_retries(json.dumps(body).encode(), time.monotonic() + (timeout_s or self.timeout_s))
+            answer = self._with_retries(json.dumps(body).encode(), end_s)
         except RequestError as error:
             with self._lock:
                 self._refused_in_a_row += error.code in FATAL

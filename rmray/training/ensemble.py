@@ -52,7 +52,7 @@ def train_ensemble(config: TrainConfig, *, resume: bool = False, overwrite: bool
     members, run_dir = plan_members(config), run_dir_of(config)
     for each in (config, *members):
         check_free(run_dir_of(each), resume=resume, overwrite=overwrite)
-    check_base(config.model.base)
+    check_base(config.model.base, config.pooling)
     with hold_run(run_dir), connected():
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         resources = [node["Resources"] for node in nodes if node["Alive"]]

@@ -80,6 +80,25 @@ def test_a_judge_labels_pairs(judge: str, tmp_path: Path, capsys: pytest.Capture
     assert (pair["chosen"], pair["rejected"], pair["margin"]) == ("good good", "bad", pytest.approx(2.0))
 
 
+def test_a_judge_picks_the_best(judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"prompt": "p", "completions": ["bad", "good good", "good", "odd"]},
+        {"prompt": "p", "completions": ["same", "same"]},
+        {"prompt": "p", "completion": "alone"},
+    ]
+    words = ["--judge", judge, "--input", write(tmp_path / "rows.jsonl", *rows), "--output", str(tmp_path / "out")]
+    result = run(capsys, "best-of-n", *words)
+    best, tie, alone = map(json.loads, Path(result["best"]).read_text().splitlines())
+    assert (best["best"], best["completion"], best["rewards"][3]["error"]["code"]) == (1, "good good", "no_verdict")
+    assert (best["reward"], best["margin"]) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert (tie["tied"], tie["margin"], alone["error"]["code"]) == ([0, 1], 0.0, "no_score")
+    assert [result[name] for name in ("rows", "picked", "ties", "failed")] == [3, 2, 1, 1]
+    assert main(["best-of-n", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "picked in 2 of 3 rows, 1 by a tie's draw, 1 failed" in shown
+    assert "1 x no_opponent" in shown
+
+
 def test_a_slip_of_the_server_is_counted_and_ends_nothing(
     server: Server, judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +122,13 @@ def test_what_cannot_be_judged_is_told(judge: str, tmp_path: Path, capsys: pytes
     ):
         assert main(words) == 2
         assert message in capsys.readouterr().err
-    with pytest.raises(SystemExit) as caught:
-        main(["score", "--judge", judge, "--bundle", "b", "--input", rows, "--output", str(tmp_path)])
-    assert caught.value.code == 2
+    for words in (["score", "--input", rows, "--output", str(tmp_path)], ["serve"]):
+        for models in ([], ["--judge", judge, "--bundle", "b"]):
+            with pytest.raises(SystemExit) as caught:
+                main([*words, *models])
+            assert caught.value.code == 2
+    for verb in (["best-of-n", "--input", rows, "--output", str(tmp_path)], ["serve"]):
+        assert main([*verb, "--remote", "http://h"]) == 2
+        assert "--bundle-rules" in capsys.readouterr().err
+        assert main([*verb, "--judge", "missing.yaml"]) == 2
+        assert "cannot read the config" in capsys.readouterr().err

@@ -126,7 +126,7 @@ def work(made: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
     monkeypatch.setattr(ensemble, "ray", here)
     monkeypatch.setattr(ensemble, "connected", contextlib.nullcontext)
     monkeypatch.setattr(ensemble, "run_trials", work.run_trials)
-    monkeypatch.setattr(ensemble, "check_base", lambda base: None)
+    monkeypatch.setattr(ensemble, "check_base", lambda base, pooling: None)
     monkeypatch.setattr(ensemble, "check_seen_by_all", lambda directory, nodes: [])
     monkeypatch.setattr(ensemble, "prepare_for", lambda config: prepared)
     monkeypatch.setattr(ensemble, "identify", lambda config, manifest: identity_of(config))

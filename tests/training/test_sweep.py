@@ -217,7 +217,7 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(sweep, "_run", run)
     monkeypatch.setattr(sweep, "ray", SimpleNamespace(nodes=lambda: [node]))
     monkeypatch.setattr(sweep, "connected", contextlib.nullcontext)
-    monkeypatch.setattr(sweep, "check_base", lambda base: None)
+    monkeypatch.setattr(sweep, "check_base", lambda base, pooling: None)
     monkeypatch.setattr(sweep, "prepare_for", lambda config: SimpleNamespace(manifest=None))
     monkeypatch.setattr(sweep, "identify", lambda config, manifest: identity_of(config))
     return given

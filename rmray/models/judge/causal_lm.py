@@ -6,6 +6,7 @@ The model's chat template is used where it has one; else the question is plain t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,33 @@ LONGEST = 32_768
 """Tokens of a question where neither the config nor the model says a length."""
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What names a local model in a judge's version, as of `JudgeBackend`: its weights need not be loaded for it."""
+
+    identity: str
+    tokenizer_hash: str
+    special_tokens: frozenset[str]
+
+
+def describe(model: str, dtype: torch.dtype) -> Described:
+    """The model as `CausalLM` would name itself. Its weight files are hashed. Raises ModelError."""
+    return _described(model, dtype, load_tokenizer(model))
+
+
+def _described(model: str, dtype: torch.dtype, tokenizer: Any) -> Described:
+    specials = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+    turns = set() if tokenizer.chat_template is None else ChatTemplate(tokenizer).turn_tokens()
+    # A directory is named by what it holds: the same files are the same judge wherever they lie.
+    weights = weights_hash(model)
+    name = Path(model).expanduser().resolve().name if weights else model
+    return Described(
+        identity=" ".join(filter(None, (name, weights, str(dtype).removeprefix("torch.")))),
+        tokenizer_hash=tokenizer_hash(tokenizer),
+        special_tokens=frozenset({*specials, *map(str, tokenizer.all_special_tokens), *turns}),
+    )
+
+
 class CausalLM:
     """model: a directory or Hub id. dtype: of its weights. max_length: longest question, None for what the model takes.
 
@@ -42,7 +70,7 @@ class CausalLM:
         max_batch_tokens: int = 16384,
         system_role: bool = True,
     ) -> None:
-        self.device = torch.device(device)
+        self.device, self._where = torch.device(device), model
         check_dtype(dtype, self.device)
         self._tokenizer = load_tokenizer(model)
         self._model: Any = _load(model, dtype).to(self.device).eval()
@@ -51,11 +79,9 @@ class CausalLM:
         positions = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
         self.max_length = min(max_length or positions, positions)
         self._max_batch_tokens = max_batch_tokens
-        self.tokenizer_hash = tokenizer_hash(self._tokenizer)
-        self.identity = " ".join(filter(None, (model, weights_hash(model), str(dtype).removeprefix("torch."))))
-        specials = {t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special}
-        turns = self._template.turn_tokens() if self._chat else set()
-        self.special_tokens = frozenset({*specials, *map(str, self._tokenizer.all_special_tokens), *turns})
+        described = _described(model, dtype, self._tokenizer)
+        self.identity, self.tokenizer_hash = described.identity, described.tokenizer_hash
+        self.special_tokens = described.special_tokens
         self._verdict_ids: list[int] = []
         self._verdict_texts: list[str] = []
 
@@ -71,7 +97,7 @@ class CausalLM:
         if missing:
             raise ModelError(
                 f"the tokenizer writes the verdict {missing[0]!r} as several tokens",
-                where=self.identity,
+                where=self._where,
                 why="a verdict is read from the probabilities of single tokens, and part of one is another's",
                 next_step="set judge.scale to 0-9, or to yes-no" if missing[0].isdigit() else "take another model",
             )
@@ -81,7 +107,7 @@ class CausalLM:
         except RowError as error:
             raise ModelError(
                 "the model's chat template refuses the judge's question",
-                where=self.identity,
+                where=self._where,
                 why=error.why,
                 next_step="set judge.system_role to false, for templates without system messages",
             ) from error

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from rmray.config import load_config
 from rmray.config.judge import JudgeConfig, JudgeSection
@@ -17,6 +18,9 @@ from rmray.models.judge.neutral import PATTERNS
 from rmray.models.judge.prompt import template_text
 from rmray.models.judge.verdict_tokens import PAIR_VERDICTS, READ_VERSION, SCALES, TEXT_CERTAINTY
 from rmray.models.model_server import api_key_from
+
+if TYPE_CHECKING:
+    import torch
 
 Judge = PairwiseJudge | PointwiseJudge
 
@@ -53,7 +57,18 @@ def build_judge(config: JudgeSection, backend: JudgeBackend) -> Judge:
     )
 
 
-def judge_version(config: JudgeSection, backend: JudgeBackend) -> str:
+class Named(Protocol):
+    """What a version takes of a JudgeBackend, which may not be open yet."""
+
+    @property
+    def identity(self) -> str: ...
+    @property
+    def tokenizer_hash(self) -> str: ...
+    @property
+    def special_tokens(self) -> frozenset[str]: ...
+
+
+def judge_version(config: JudgeSection, backend: Named) -> str:
     """16 hex digits of everything that decides a verdict: the words, the rubric, how it is read, and the model's name.
 
     A server may put other weights behind a name, and this cannot tell. The weights of a local directory are hashed, and
@@ -67,8 +82,36 @@ def judge_version(config: JudgeSection, backend: JudgeBackend) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def open_backend(config: JudgeSection, *, environment: Mapping[str, str] = os.environ) -> JudgeBackend:
-    """The backend that the config names, not yet prepared."""
+def describe_backend(config: JudgeSection) -> Named:
+    """What names the backend, without asking a server or loading weights. Raises ModelError."""
+    if config.backend == "openai":
+        return open_backend(config.model_copy(update={"api_key_env": None}))
+    from rmray.models.bundle.load import default_device
+    from rmray.models.judge.causal_lm import describe
+
+    return describe(config.model, _dtype(config, default_device()))
+
+
+def _dtype(config: JudgeSection, device: torch.device) -> torch.dtype:
+    import torch
+
+    from rmray.models.bundle.load import default_dtype
+
+    dtype: torch.dtype = default_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)
+    return dtype
+
+
+def open_backend(
+    config: JudgeSection,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    device: torch.device | None = None,
+    together: bool = False,
+) -> JudgeBackend:
+    """The backend that the config names, not yet prepared.
+
+    device: of a local model, None for a GPU where there is one. together: see `ModelServer`.
+    """
     if config.backend == "openai":
         from rmray.models.judge.chat_server import ChatServer
 
@@ -84,16 +127,15 @@ def open_backend(config: JudgeSection, *, environment: Mapping[str, str] = os.en
             system_role=config.system_role,
             special_tokens=config.special_tokens,
             extra_body=config.extra_body,
+            together=together,
         )
-    import torch
-
-    from rmray.models.bundle.load import default_device, default_dtype
+    from rmray.models.bundle.load import default_device
     from rmray.models.judge.causal_lm import CausalLM
 
-    device = default_device()
+    device = device or default_device()
     return CausalLM(
         config.model,
-        dtype=default_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype),
+        dtype=_dtype(config, device),
         device=device,
         max_length=config.max_length,
         max_batch_tokens=config.max_batch_tokens,

@@ -6,7 +6,6 @@ fails its goldens or can't score never gets the alias, and what served before go
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import re
@@ -34,7 +33,8 @@ from rmray.models.scorer import ScorerInfo
 from rmray.serving.app.aliases import alias_actor
 from rmray.serving.app.cluster import check_asks_for_keys, check_capacity, ensure_http
 from rmray.serving.app.gateway import gateway_application
-from rmray.serving.app.replica import ScorerFactory, ScorerReplica, load_scorer
+from rmray.serving.app.recipes import Recipe, bundle_recipe
+from rmray.serving.app.replica import ScorerFactory, ScorerReplica
 from rmray.serving.engine import EngineLimits
 
 POLL_S = 0.1
@@ -64,18 +64,13 @@ def deploy(
     Raises BundleError: not a sound bundle (the old version goes on answering); ClusterError: no room, no such port;
     ConfigError: a wrong option or name.
     """
-    from rmray.models.bundle import read_manifest
+    recipe = bundle_recipe(bundle_dir, serve_options(**options).gpus)
+    return deploy_recipe(recipe, name=name, http_port=http_port, tell=tell, **options)
 
-    directory = Path(bundle_dir).expanduser().absolute()
-    checked = serve_options(**options)
-    return deploy_scorer(
-        functools.partial(load_scorer, str(directory), checked.gpus),
-        name=name,
-        model_version=read_manifest(directory).model_version,
-        http_port=http_port,
-        tell=tell,
-        **options,
-    )
+
+def deploy_recipe(recipe: Recipe, **options: Any) -> Deployed:
+    """As `deploy_scorer`, of what a recipe makes."""
+    return deploy_scorer(recipe.factory, model_version=recipe.model_version, settings=recipe.settings, **options)
 
 
 def deploy_scorer(
@@ -83,13 +78,14 @@ def deploy_scorer(
     *,
     name: str,
     model_version: str,
+    settings: str = "",
     http_port: int | None = None,
     tell: Tell = lambda _: None,
     **options: Any,
 ) -> Deployed:
     """As `deploy`, of any scorer. factory: called on every replica, travels there by cloudpickle.
 
-    model_version: what the factory's scorer must call itself, or it is refused.
+    model_version: what the factory's scorer must call itself, or it is refused. settings: see `Recipe`.
     """
     checked = serve_options(**options)
     check_name(name)
@@ -99,7 +95,7 @@ def deploy_scorer(
     if url is not None:
         _ensure_gateway(url)
     before = _live_models().get(name)
-    digest = _digest(checked)
+    digest = _digest(checked, settings)
     app = _choose_app(name, model_version, digest, before)
     fresh = before is None or app != before.app
     try:
@@ -169,10 +165,10 @@ def _retire(app: str) -> None:
         serve.delete(app)
 
 
-def _digest(options: ServeOptions) -> str:
+def _digest(options: ServeOptions, settings: str) -> str:
     """Of everything that makes another app of the same version."""
     fields = options.model_dump(exclude={"drain_s", "start_timeout_s"})
-    return hashlib.sha256(json.dumps([__version__, fields], sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([__version__, fields, settings], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _choose_app(name: str, model_version: str, digest: str, before: ServedModel | None) -> str:
@@ -266,7 +262,7 @@ def _wait_until_sound(app: str, options: ServeOptions, tell: Tell) -> ScorerInfo
                 "the new version does not start; what served before goes on",
                 where=app,
                 why=root_cause(message) or status,
-                next_step="mend or export the bundle again; the replica's log has the whole story",
+                next_step="mend it, of a bundle by exporting it again; the replica's log has the whole story",
             )
         if time.monotonic() > deadline_s:
             free = ray.available_resources()  # type: ignore[no-untyped-call]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,12 +14,12 @@ from ray import serve as ray_serve
 
 from rmray.config.serve import check_name, serve_options
 from rmray.connect import join_or_start
-from rmray.models.bundle import read_manifest
-from rmray.serving.app.deploy import Deployed, Tell, deploy, undeploy
+from rmray.serving.app.deploy import Deployed, Tell, deploy_recipe, undeploy
+from rmray.serving.app.recipes import Recipe
 
 
 def serve(
-    bundle_dir: str | Path,
+    recipe_for: Callable[[float], Recipe],
     *,
     name: str,
     http_port: int | None = None,
@@ -29,20 +28,20 @@ def serve(
     tell: Tell = print,
     **options: Any,
 ) -> Mapping[str, Any]:
-    """Serve a bundle. On a running cluster it returns when the app answers; with none to join it starts a local one.
+    """Serve a model. On a running cluster it returns when the app answers; with none to join it starts a local one.
 
-    address: see `connect.join_or_start`. blocking: stay until SIGINT or SIGTERM, then take the app down; None: where
-    the cluster was started here. options: fields of ServeOptions. Returns what `--json` prints.
+    recipe_for: one of `recipes`, given the GPUs of a replica. address: see `connect.join_or_start`. blocking: stay
+    until SIGINT or SIGTERM, then take the app down; None: where the cluster was started here. options: fields of
+    ServeOptions. Returns what `--json` prints.
     Raises as `deploy`, and ClusterError where the cluster can't be joined.
     """
     # What is wrong with the request is told before a cluster is started for it.
     check_name(name)
-    serve_options(**options)
-    read_manifest(Path(bundle_dir).expanduser().absolute())
+    recipe = recipe_for(serve_options(**options).gpus)
     started = join_or_start(address)
     try:
         tell(f"{'started a local Ray' if started else 'joined Ray'} at {_gcs_address()}")
-        deployed = deploy(bundle_dir, name=name, http_port=http_port, tell=tell, **options)
+        deployed = deploy_recipe(recipe, name=name, http_port=http_port, tell=tell, **options)
         tell(usage(deployed, _gcs_address()))
         if started if blocking is None else blocking:
             with _stop_signals() as stop:

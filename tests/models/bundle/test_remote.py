@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import threading
@@ -19,7 +20,9 @@ from rmray.evaluation.source import RewardSource, ScorerSource
 from rmray.models.bundle import load_bundle
 from rmray.models.remote import open_remote
 from rmray.retry import Backoff
-from rmray.schema import ScoreFailure, ScoreRequest, ScoreResult
+from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult
+from rmray.serving.app.recipes import remote_recipe
+from rmray.serving.engine import ScoringEngine
 from tests.models.judge.stand_ins import Server, serving
 
 QUICK = {"backoff": Backoff(first_s=0.001, most_s=0.002), "timeout_s": 10.0}
@@ -181,3 +184,27 @@ def test_a_remote_model_is_evaluated(
         message = capsys.readouterr().err
         assert "--remote" in message
         assert "secret" not in message
+
+
+def test_a_remote_model_behind_the_serving_engine_scores_as_the_bundle(server: Server, bundle_dir: Path) -> None:
+    recipe = remote_recipe(server.url, bundle_dir, None)
+    scorer = recipe.factory()
+    assert scorer.info.model_version == recipe.model_version
+    expected = ScorerSource(load_bundle(bundle_dir)).score(REQUESTS)
+
+    async def served() -> list[ScoreResponse]:
+        engine = ScoringEngine(scorer)
+        engine.start()
+        try:
+            return await engine.score(REQUESTS)
+        finally:
+            await engine.aclose()
+
+    for response, same in zip(asyncio.run(served()), expected, strict=True):
+        assert response.id == same.id
+        for result, bundles in zip(response.results, same.results, strict=True):
+            if isinstance(bundles, ScoreFailure):
+                assert result == bundles
+            else:
+                assert isinstance(result, ScoreResult)
+                assert result.reward == pytest.approx(bundles.reward, abs=1e-4)
