@@ -152,6 +152,7 @@ class OutcomeExample:
     prompt: Content
     completion: Content
     label: bool
+    tools: tuple[Mapping[str, Any], ...] | None = None
     source: str | None = None
     id: str | None = None
 
@@ -169,6 +170,7 @@ class ProcessExample:
     prompt: Content
     steps: Steps
     labels: tuple[int, ...]
+    tools: tuple[Mapping[str, Any], ...] | None = None
     source: str | None = None
     id: str | None = None
 
@@ -245,9 +247,10 @@ def request_of_own_ids(
 def request_of(record: Record, tokenizer_hash: str, *, id: str | None = None) -> ScoreRequest:
     """The request that scores all completions of a record, in its order."""
     if isinstance(record, Comparison):
-        return request_of_own_ids(record.prompt, record.completions, tokenizer_hash, tools=record.tools, id=id)
-    completion = record.completion if isinstance(record, OutcomeExample) else record.steps
-    return request_of_own_ids(record.prompt, (completion,), tokenizer_hash, id=id)
+        completions = record.completions
+    else:
+        completions = (record.completion if isinstance(record, OutcomeExample) else record.steps,)
+    return request_of_own_ids(record.prompt, completions, tokenizer_hash, tools=record.tools, id=id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

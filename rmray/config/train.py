@@ -140,6 +140,12 @@ class ObjectiveConfig(Section):
         readouts: dict[str, Literal["tokens", "steps"]] = {"outcome": "tokens", "process": "steps"}
         return readouts.get(self.name)
 
+    @property
+    def score_aggregate(self) -> Literal["", "mean", "min", "product"]:
+        """What makes one score of the probabilities, `auto` decided; empty where there is one score anyway."""
+        usual: dict[str, Literal["mean", "min"]] = {"outcome": "mean", "process": "min"}
+        return usual.get(self.name, "") if self.aggregate == "auto" else self.aggregate
+
 
 class OptimConfig(Section):
     lr: Annotated[float, Field(gt=0)] = FULL_LR
@@ -274,6 +280,12 @@ class TrainConfig(Section):
             raise ValueError(
                 f"model.pooling is {self.model.pooling}, and {self.objective.name} reads every token or step: "
                 "take it out"
+            )
+        if self.objective.readout and self.ensemble.members > 1:
+            raise ValueError(
+                f"ensemble.members is {self.ensemble.members}, and an ensemble combines models of one score a "
+                f"completion, which {self.objective.name} models are not: take it out, or train with bradley_terry, "
+                "all_pairs or plackett_luce"
             )
         if self.data.eval and self.data.holdout is not None:
             raise ValueError("data.holdout and data.eval exclude each other: held-out prompts come from one of them")

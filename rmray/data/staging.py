@@ -175,10 +175,10 @@ def _staged_row(
     if isinstance(record, Comparison):
         return _comparison_row(line, record, renderer, margin, notes)
     if isinstance(record, OutcomeExample):
-        return _row(line, record, renderer, notes, [record.completion], labels=(int(record.label),))
+        return _row(line, record, renderer, notes, [record.completion], labels=(int(record.label),), tools=record.tools)
     if any(renderer.rules.step_separator in step.strip() for step in record.steps.texts):  # type: ignore[operator]
         notes["rows_with_separators_in_steps"] += 1
-    return _row(line, record, renderer, notes, [record.steps], labels=record.labels)
+    return _row(line, record, renderer, notes, [record.steps], labels=record.labels, tools=record.tools)
 
 
 def _comparison_row(

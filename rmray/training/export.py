@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from rmray.config.train import ObjectiveConfig
 from rmray.data.prepared import load_manifest
 from rmray.data.render import RenderRules
 from rmray.data.tokenizer import load_base_tokenizer
@@ -29,7 +28,8 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any], records
     """Write RUN/bundle from a checkpoint's model directory, in place of an earlier one.
 
     records: comparisons of `sample_records`, the first MAX_REFERENCE_RECORDS of which are the reference set unless
-    there is one already: `data.reference`, or that of the bundle that training went on from.
+    there is one already: `data.reference`, or that of the bundle that training went on from. The new bundle has that
+    one's policy for unfinished completions and its licence too.
     """
     config, prepared_dir = job.config, Path(job.source.prepared_dir)
     manifest = load_manifest(prepared_dir)
@@ -49,7 +49,7 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any], records
             name=config.run.name,
             objective=config.objective.name,
             pooling=config.pooling,
-            aggregate=_aggregate(config.objective),
+            aggregate=config.objective.score_aggregate,
             rules=RenderRules(**manifest.render_rules),
             reference=requests,
             reference_source=source,
@@ -57,6 +57,8 @@ def export_run(job: WorkerJob, model_dir: Path, metrics: dict[str, Any], records
             data_hashes=public_hashes((entry["path"], entry["sha256"]) for entry in manifest.inputs),
             metrics={key: float(value) for key, value in metrics.items() if value is not None},
             pad=load_base_tokenizer(config.model.base)[1],
+            unfinished=old.unfinished if old else None,
+            license=old.license if old else None,
             warm_start=old.model_version if old else "",
             overwrite=True,
             device=job.choices.device,
@@ -67,10 +69,3 @@ def reference_requests(records: Sequence[SampledRecord], tokenizer_hash: str) ->
     """The reference set of a run that has none yet, or of an ensemble's runs: the same whatever the seed, as
     `sample_records` is. Their bundle keeps it for its successors."""
     return [request_of(record, tokenizer_hash) for _, _, record in records[:MAX_REFERENCE_RECORDS]]
-
-
-def _aggregate(objective: ObjectiveConfig) -> str:
-    """What makes one score of the probabilities; empty where there is one score anyway."""
-    if objective.aggregate != "auto":
-        return objective.aggregate
-    return {"outcome": "mean", "process": "min"}.get(objective.name, "")

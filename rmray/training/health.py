@@ -12,6 +12,7 @@ What is judged, and what is left alone:
   Wilson's interval takes pairs for independent and is too narrow where a prompt has many; the 0.15 carries the rule.
 - *collapse*: steps after the warm-up; before, a fresh head may well score everything alike. One freak batch is no
   collapse: three steps in a row must agree. The spread "after warm-up" is the median of the first five steps after it.
+  Without pairs, where completions or steps are labelled, the spread of their probabilities alone counts.
 - *unstable*: a step that was skipped, at once; else the loss against the median of the 50 before it, once there are 10.
   A step of fewer than 32 comparisons (the last of an epoch, a small batch) is taken together with those before it, or
   the noise of a few would pass for an explosion; the pairs of one prompt rise and fall together. Medians below 0.1
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from scipy.stats import binomtest
 
 from rmray.training.early_stopping import Evaluated
+from rmray.training.health_words import PAIRS, WORDS, Words
 
 if TYPE_CHECKING:
     from rmray.training.engine import Engine
@@ -57,47 +59,27 @@ JUDGED_COMPARISONS = 32
 LOWEST_MEDIAN = 0.1
 CALM_STEPS = 10  # applied, none over the ratio: these clear it
 
-_REASONS = {
-    "not learning": (
-        "A third of the run is over and the model still ranks unseen pairs no better than a coin.",
-        "Lower optim.lr, and check the data: read 20 quarantined pairs and 20 pairs that the model ranks the wrong way "
-        "round. Swapped columns and labels made by chance look like this.",
-    ),
-    "overfit": (
-        "The model knows its training pairs by heart; on answers it has not seen, its rewards are worth less than the "
-        "training figures say.",
-        "Train fewer epochs, turn on dropout, train less of the model (LoRA or a frozen backbone), or add data.",
-    ),
-    "collapse": (
-        "Every answer gets nearly the same score, so the rewards tell a policy nothing.",
-        "Check that the preferences are not contradictory or swapped, raise optim.lr, and regularise less "
-        "(weight decay, objective.center).",
-    ),
-    "unstable": (
-        "Updates of this size can undo what the model has learnt.",
-        "Lower optim.lr, clip harder (optim.max_grad_norm), and lengthen the warm-up (optim.warmup_ratio).",
-    ),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class HealthWarning:
-    """kind: of the four. seen: what was measured, and against what. figures: the same as numbers, JSON."""
+    """kind: of the four. seen: what was measured, and against what. figures: the same as numbers, JSON. words: how what
+    is judged is spoken of."""
 
     kind: str
     step: int
     seen: str
     figures: dict[str, Any]
+    words: Words = PAIRS
 
     @property
     def why(self) -> str:
         """Why it matters."""
-        return _REASONS[self.kind][0]
+        return self.words.reasons[self.kind][0]
 
     @property
     def advice(self) -> str:
         """What to try."""
-        return _REASONS[self.kind][1]
+        return self.words.reasons[self.kind][1]
 
     @property
     def message(self) -> str:
@@ -108,11 +90,19 @@ class HealthMonitor:
     """Reads a run's figures in order and says what is wrong. The same figures give the same warnings.
 
     num_steps: of the whole run; warmup_steps: at its beginning. memory: what `memory()` gave after the step that a run
-    is resumed from; it then warns as the run left alone.
+    is resumed from; it then warns as the run left alone. objective: its name, for the words alone.
     """
 
-    def __init__(self, num_steps: int, warmup_steps: int, memory: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        num_steps: int,
+        warmup_steps: int,
+        memory: dict[str, Any] | None = None,
+        *,
+        objective: str = "bradley_terry",
+    ) -> None:
         self._num_steps, self._warmup_steps = num_steps, warmup_steps
+        self._words = WORDS.get(objective, PAIRS)
         memory = memory or {}
         self._told: set[str] = set(memory.get("told", ()))
         self._judged_learning: bool = memory.get("judged_learning", False)
@@ -154,11 +144,11 @@ class HealthMonitor:
         found = [self._not_learning(step, figures), self._overfit(step, figures)]
         return [warning for warning in found if warning]
 
-    def _once(self, warning: HealthWarning) -> HealthWarning | None:
-        if warning.kind in self._told:
+    def _once(self, kind: str, step: int, seen: str, figures: dict[str, Any]) -> HealthWarning | None:
+        if kind in self._told:
             return None
-        self._told.add(warning.kind)
-        return warning
+        self._told.add(kind)
+        return HealthWarning(kind, step, seen, figures, self._words)
 
     def _not_learning(self, step: int, figures: Mapping[str, float]) -> HealthWarning | None:
         if self._judged_learning or (step + 1) * LEARNED_BY < self._num_steps:
@@ -173,7 +163,7 @@ class HealthMonitor:
             f"{self._num_steps} steps; {LEARNED_ACCURACY} is expected by a third"
         )
         picked = {key: figures[key] for key in (name, f"{name}_low", f"{name}_high")}
-        return self._once(HealthWarning("not learning", step, seen, picked))
+        return self._once("not learning", step, seen, picked)
 
     def _overfit(self, step: int, figures: Mapping[str, float]) -> HealthWarning | None:
         correct, pairs = self._train_correct, self._train_pairs
@@ -187,23 +177,21 @@ class HealthMonitor:
         if train - held_out <= OVERFIT_GAP or low <= high:
             return None
         seen = (
-            f"accuracy is {train:.3f} on the {pairs} training pairs since the last evaluation but {held_out:.3f} on "
-            f"held-out ones; the 95% intervals ({low:.3f} and up, {high:.3f} and down) lie apart"
+            f"accuracy is {train:.3f} on the {pairs} {self._words.trained_on} since the last evaluation but "
+            f"{held_out:.3f} on held-out ones; the 95% intervals ({low:.3f} and up, {high:.3f} and down) lie apart"
         )
-        picked = {"train_accuracy": train, "train_accuracy_low": low, "train_pairs": pairs}
-        return self._once(
-            HealthWarning("overfit", step, seen, picked | {"eval_accuracy": held_out, "eval_accuracy_high": high})
-        )
+        picked = {"train_accuracy": train, "train_accuracy_low": low, f"train_{self._words.judged}": pairs}
+        return self._once("overfit", step, seen, picked | {"eval_accuracy": held_out, "eval_accuracy_high": high})
 
     def _collapse(self, result: StepResult) -> HealthWarning | None:
         spread, gap_max = result.score_std, result.gap_max
-        if result.step < self._warmup_steps or not result.applied or spread is None or gap_max is None:
+        if result.step < self._warmup_steps or not result.applied or spread is None:
             return None
         usual = median(self._first_spreads) if len(self._first_spreads) == SPREAD_STEPS else None
         if usual is None:
             self._first_spreads.append(spread)
         narrow = usual is not None and spread < COLLAPSED_SPREAD * usual
-        if not narrow and gap_max >= COLLAPSED_GAP:
+        if not narrow and (gap_max is None or gap_max >= COLLAPSED_GAP):
             self._flat_steps = 0
             self._lively_steps += 1
             if self._lively_steps >= COLLAPSED_STEPS:
@@ -214,13 +202,13 @@ class HealthMonitor:
         if self._flat_steps < COLLAPSED_STEPS:
             return None
         what = (
-            f"the scores' std is {spread:.2g}, under 1% of the {usual:.2g} just after warm-up"
+            f"the {self._words.spread_of} std is {spread:.2g}, under 1% of the {usual:.2g} just after warm-up"
             if narrow
             else f"no pair's scores are more than {gap_max:.2g} apart"
         )
         seen = f"{what}, as on the {COLLAPSED_STEPS - 1} steps before"
         figures = {"score_std": spread, "score_std_after_warmup": usual, "gap_max": gap_max}
-        return self._once(HealthWarning("collapse", result.step, seen, figures))
+        return self._once("collapse", result.step, seen, figures)
 
     def _unstable(self, result: StepResult) -> HealthWarning | None:
         if not result.applied:
@@ -228,9 +216,7 @@ class HealthMonitor:
             what = "loss" if result.loss is None else "gradient"
             rows = list(result.faulty_row_ids)
             seen = f"the {what} is not finite; the step was skipped, no weight has moved; rows: {', '.join(rows)}"
-            return self._once(
-                HealthWarning("unstable", result.step, seen, {"faulty_row_ids": rows, "loss": result.loss})
-            )
+            return self._once("unstable", result.step, seen, {"faulty_row_ids": rows, "loss": result.loss})
         loss = self._judged_loss(result)
         if loss is None:
             return None
@@ -244,7 +230,7 @@ class HealthMonitor:
             return None
         self._calm_steps = 0
         seen = f"the loss is {loss:.3g}, over {UNSTABLE_RATIO:g} times its median of {steps} steps, {usual:.3g}"
-        return self._once(HealthWarning("unstable", result.step, seen, {"loss": loss, "median_loss": usual}))
+        return self._once("unstable", result.step, seen, {"loss": loss, "median_loss": usual})
 
     def _judged_loss(self, result: StepResult) -> float | None:
         """The mean loss of the newest `JUDGED_COMPARISONS`, in whole steps; None before there are so many."""
@@ -263,7 +249,7 @@ class WatchHealth:
     """Tells `HealthMonitor`'s warnings, after `hooks.Evaluate` and before whatever saves.
 
     tell: (kind, message, fields), called on every rank alike; fields are JSON: `step`, `seen`, `why`, `advice` and
-    `figures`. memory: what `memory()` gave at the step resumed from.
+    `figures`. memory: what `memory()` gave at the step resumed from. objective: its name.
     """
 
     def __init__(
@@ -273,10 +259,12 @@ class WatchHealth:
         num_steps: int,
         warmup_steps: int,
         memory: dict[str, Any] | None = None,
+        *,
+        objective: str = "bradley_terry",
     ) -> None:
         self._evaluate, self._tell = evaluate, tell
         memory = memory or {}
-        self._monitor = HealthMonitor(num_steps, warmup_steps, memory.get("monitor"))
+        self._monitor = HealthMonitor(num_steps, warmup_steps, memory.get("monitor"), objective=objective)
         self._evaluated_step: int | None = memory.get("evaluated_step")
 
     def __call__(self, engine: Engine, progress: Progress) -> None:

@@ -18,6 +18,7 @@ from rmray.data.batch import build_batch
 from rmray.data.pairs import pairs_of
 from rmray.data.prepared import Row
 from rmray.errors import TrainingError
+from rmray.metrics.aggregates import aggregate
 from rmray.metrics.calibration import chosen_is_first
 from rmray.metrics.outcome import outcome_metrics
 from rmray.metrics.process import process_metrics
@@ -59,7 +60,7 @@ def evaluate_shares(
             scores_S = engine.forward(build_batch([row.group for row in rows], pooling=pooling))
             done.append(detached(objective.terms(scores_S, objective.targets(rows))))
             ends = np.cumsum([objective.num_scores(row) for row in rows], dtype=np.int64)
-            own.extend(read(rows, np.split(scores_S.double().cpu().numpy(), ends)[: len(rows)]))
+            own.extend(read(objective, rows, np.split(scores_S.double().cpu().numpy(), ends)[: len(rows)]))
     scored = sorted(item for part in ranks.gather(own) for item in part)
     if not scored:
         return None
@@ -76,7 +77,7 @@ def evaluate_shares(
     return {"eval_loss": float(loss if loss is not None else math.nan), **figures_of(scored)}
 
 
-def _scored_pairs(rows: Sequence[Row], scores: Sequence[Scores]) -> list[Scored]:
+def _scored_pairs(objective: Objective, rows: Sequence[Row], scores: Sequence[Scores]) -> list[Scored]:
     """Chosen and rejected score of each pair, which is named as `evaluation` names it."""
     found = []
     for row, scores_K in zip(rows, scores, strict=True):
@@ -104,12 +105,19 @@ def _pair_figures(scored: Sequence[Scored]) -> dict[str, float | None]:
     }
 
 
-def _scored_completions(rows: Sequence[Row], scores: Sequence[Scores]) -> list[Scored]:
-    """The mean probability of a completion's tokens, and whether it is right."""
+def _scored_completions(objective: Objective, rows: Sequence[Row], scores: Sequence[Scores]) -> list[Scored]:
+    """The score of a completion, as the bundle makes it of its tokens' probabilities, and whether it is right."""
     return [
-        Scored(row.row_id, row.prompt_key, float(token_probabilities(logits_S).mean()), bool(row.labels[0]))
+        Scored(row.row_id, row.prompt_key, _score(logits_S, objective.aggregate or "mean"), bool(row.labels[0]))
         for row, logits_S in zip(rows, scores, strict=True)
     ]
+
+
+def _score(logits_S: Scores, name: str) -> float:
+    probabilities_S = token_probabilities(logits_S)
+    if not np.isfinite(probabilities_S).all():
+        return math.nan  # which `evaluate_shares` tells of
+    return float(getattr(aggregate(probabilities_S), name))
 
 
 def _outcome_figures(scored: Sequence[Scored]) -> dict[str, float | None]:
@@ -129,7 +137,7 @@ def _outcome_figures(scored: Sequence[Scored]) -> dict[str, float | None]:
     }
 
 
-def _scored_solutions(rows: Sequence[Row], scores: Sequence[Scores]) -> list[Scored]:
+def _scored_solutions(objective: Objective, rows: Sequence[Row], scores: Sequence[Scores]) -> list[Scored]:
     """The probability of each class at each step of a solution, and the steps' labels."""
     return [
         Scored(row.row_id, row.prompt_key, step_probabilities(logits_SC), row.labels)

@@ -36,13 +36,15 @@ TARGETS: dict[str, Callable[[Sequence[Row]], Targets]] = {
 class Objective:
     """A loss of `OBJECTIVES` with its options, which are those of pairs; the config refuses them for other losses.
 
-    margin: how a pair's target margin is found (see `pairs`).
+    margin: how a pair's target margin is found (see `pairs`). aggregate: what makes one score of an outcome or
+    process model's probabilities, `mean`, `min` or `product`; no loss knows it, held-out figures do.
     """
 
     name: str = "bradley_terry"
     margin: MarginRule = "none"
     center: float = 0.0
     label_smoothing: float = 0.0
+    aggregate: str = ""
 
     @property
     def compares(self) -> bool:

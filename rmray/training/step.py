@@ -30,11 +30,11 @@ class StepResult:
 
     loss: by the objective's unit: pair, prompt, token or step; units: how many. Where completions are compared,
     accuracy, margin, ... are of strictly ordered pairs, whatever the unit; else accuracy is of the units, and there are
-    no pairs.
+    no pairs. score_std: of the pairs' scores, else of the probabilities that tokens or steps are right.
     loss and the means: None where they are not finite. grad_norm: before clipping, None likewise. applied: False where
     loss or gradient was not finite: then no weight of any rank has moved, and faulty_row_ids names the suspects (the
     rows with such a loss, or all rows where only the gradient was not finite; 64 at most). gap_max: the largest
-    absolute gap of a pair. flagged: some rank raised its flag; no figure of the step.
+    absolute gap of a pair, None without pairs. flagged: some rank raised its flag; no figure of the step.
     """
 
     step: int
@@ -164,7 +164,10 @@ def means(total: LossTerms) -> dict[str, Any]:
 
 
 def _spread(mean: Mapping[str, float | None]) -> float | None:
-    """Of the scores of pairs, from means over pairs."""
+    """Of the scores of pairs, from means over pairs; without pairs of the probabilities that were read, from theirs."""
+    prob, prob_square = mean.get("prob_sum"), mean.get("prob_sq_sum")
+    if prob is not None and prob_square is not None:
+        return math.sqrt(max(0.0, prob_square - prob**2))
     chosen, rejected, square = (mean.get(name) for name in ("chosen_sum", "rejected_sum", "score_sq_sum"))
     if chosen is None or rejected is None or square is None:
         return None

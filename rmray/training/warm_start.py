@@ -61,6 +61,18 @@ def warnings(config: TrainConfig) -> Iterator[tuple[str, str]]:
             f"{old.reference.hash} ({old.reference.source}), this one against other records. Name the file of the old "
             "ones in data.reference",
         )
+    aggregate = config.objective.score_aggregate
+    if old.pooling == config.pooling and old.aggregate != aggregate:
+        yield (
+            "aggregate",
+            f"scores are made otherwise than those of {old.name}: that one takes the {_taken(old.aggregate)} of a "
+            f"completion's probabilities, this one the {_taken(aggregate)}, and thresholds on its rewards hold no "
+            f"longer. Set objective.aggregate: {old.aggregate} to go on as before",
+        )
+
+
+def _taken(aggregate: str) -> str:
+    return "least" if aggregate == "min" else aggregate
 
 
 def check_rules(old: BundleManifest, config: TrainConfig, render_rules: Mapping[str, Any]) -> None:

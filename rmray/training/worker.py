@@ -77,7 +77,7 @@ def run_worker(
     events = EventLog(run_dir) if first else None
     for kind, message in warnings(config) if first and not checkpoint else ():
         _tell(events, kind, message, {})
-    objective = Objective(**config.objective.model_dump(exclude={"aggregate"}))
+    objective = Objective(**config.objective.model_dump() | {"aggregate": config.objective.score_aggregate})
     notices = Notices(run_dir, preempted=preempted)
     guard = StopWhenBroken(checkpoint.state.skipped_in_a_row if checkpoint else 0)
     evaluate = Evaluate(
@@ -93,6 +93,7 @@ def run_worker(
         num_steps=job.num_steps,
         warmup_steps=num_warmup_steps(job.num_steps, config.optim.warmup_ratio),
         memory=memory.get("health"),
+        objective=objective.name,
     )
     remembering: dict[str, Remembers] = {"health": health}
     stop_early: list[Hook] = []

@@ -125,6 +125,10 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         ([("objective.label_smoothing", "0.5")], ["objective.label_smoothing", "less than 0.5"]),
         ([("model.lora", "{r: 8}"), ("model.freeze", "2")], ["model.freeze is 2 beside model.lora", "take one out"]),
         ([("model.freeze", "backbone"), ("optim.layer_decay", "0.9")], ["layer_decay is 0.9", "no layer is trained"]),
+        (
+            [("ensemble.members", "2"), ("objective.name", "process")],
+            ["ensemble.members is 2", "which process models are not", "take it out, or train with bradley_terry"],
+        ),
         ([("checkpoint.export", "best")], ["checkpoint.export: best need", "nothing is held out", "data.eval"]),
     ],
 )

@@ -16,6 +16,7 @@ from rmray.data.sources import find_files
 from rmray.data.staging import RAW_COLUMNS, RawLine, raw_tables, stage, stage_batch, write_part
 from rmray.data.windows import Holdout, part_keys, write_windows
 from rmray.errors import TrainingError
+from rmray.schema import Steps
 from tests.data.tokenizers import qwen_like
 
 
@@ -43,6 +44,19 @@ def test_a_row_is_staged_with_all_it_needs(renderer: Renderer) -> None:
     assert row["num_tokens"] == group.num_tokens
     assert (row["row_id"], row["source"], row["margin"], row["ratings"]) == ("0123456789abcdef:3", "s", 0.5, None)
     assert (row["ranks"], row["num_chars"]) == ([0, 1], [4, 3])
+
+
+@pytest.mark.parametrize("objective", ["outcome", "process"])
+def test_tools_of_labelled_rows_are_read_by_the_model(objective: str) -> None:
+    tokenizer = qwen_like()
+    tokenizer.chat_template = "{{ tools }}" + tokenizer.chat_template
+    with_tools = Renderer(tokenizer, RenderRules.for_tokenizer(tokenizer, max_length=400, step_separator="\n"))
+    prompt, tools = [{"role": "user", "content": "Two?"}], [{"type": "function", "function": {"name": "f"}}]
+    row = {"prompt": prompt, "completion": "good", "label": True, "steps": ["good"], "labels": [1], "tools": tools}
+    [staged] = stage([line(1, row)], with_tools, objective=objective, columns={}).rows
+    completion = "good" if objective == "outcome" else Steps(("good",))
+    told, untold = (with_tools.render_group(tuple(prompt), [completion], tools=t) for t in (tools, None))
+    assert staged["num_tokens"] == told.num_tokens > untold.num_tokens
 
 
 def test_longer_lists_are_stored_shuffled_with_their_ranks(renderer: Renderer) -> None:

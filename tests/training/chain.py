@@ -11,6 +11,9 @@ from rmray.data.prepared import ROW_COLUMNS, Row, rows_from_table
 from rmray.data.render import Renderer, RenderRules
 from rmray.data.staging import RawLine, stage
 from rmray.data.tokenizer import load_base_tokenizer, tokenizer_hash
+from rmray.models.bundle.export import sealed
+from rmray.models.bundle.manifest import read_manifest, write_manifest
+from rmray.models.reward import Unfinished
 from rmray.training.checkpoint import CheckpointStore
 from rmray.training.export import BUNDLE_DIR, export_run
 from rmray.training.held_out import sample_records
@@ -21,6 +24,7 @@ from tests.training.conftest import write_preferences
 from tests.training.runs import make_job, run_job
 
 MAX_LENGTH = 64
+UNFINISHED = Unfinished("penalty", 0.5)
 LORA = {"r": 4, "alpha": 64.0}
 
 
@@ -34,12 +38,15 @@ class Version:
 
 
 def two_versions(directory: Path, base: Path) -> tuple[Version, Version]:
-    """A run from the base, merged, and one from its bundle on other rows, training and held out, its adapter apart.
+    """A run from the base, merged, and one from its bundle on other rows, training and held out, its adapter apart. The
+    first has a policy for unfinished completions and a licence of its own.
 
     The rates are large: adapters that hardly move would hide that they are missing.
     """
     files = [write_rows(directory / f"{i}.jsonl", skip=40 * i, number=24) for i in range(4)]
     old = train_to_bundle(directory / "old", base, *files[:2], model={"lora": LORA}, optim={"lr": 0.02})
+    own = replace(read_manifest(old.bundle), unfinished=UNFINISHED, license="apache-2.0")
+    write_manifest(old.bundle, sealed(old.bundle, own))
     apart = {"lora": LORA | {"export": "adapter"}}
     short = {"lr": 0.02, "max_steps": 3}
     return old, train_to_bundle(directory / "new", old.bundle, *files[2:], model=apart, optim=short)

@@ -162,6 +162,18 @@ def test_collapse_clears_after_three_sound_steps() -> None:
     assert told == [(52, "collapse"), (74, "collapse")]
 
 
+# The std of probabilities, of a step without pairs.
+PROBABILITIES = [{"score_std": std, "gap_max": None, "pairs": 0} for std in (0.2, 0.1, 0.12, 0.05, 0.08)]
+
+
+@pytest.mark.parametrize(("std", "expected"), [(0.00099, [(WARMUP + 7, "collapse")]), (0.001, []), (0.1, [])])
+def test_where_completions_are_labelled_the_spread_alone_tells_of_a_collapse(std: float, expected: object) -> None:
+    monitor = HealthMonitor(300, WARMUP, objective="outcome")
+    flat = {"score_std": std, "gap_max": None, "pairs": 0}
+    assert after_steps(monitor, WARMUP, [*PROBABILITIES, *[flat] * 4]) == expected
+    assert after_steps(HealthMonitor(300, WARMUP, objective="outcome"), WARMUP, [flat] * 30) == []  # as it began
+
+
 # --- unstable ---
 
 
@@ -254,6 +266,21 @@ def test_every_message_says_what_was_seen_why_it_matters_and_what_to_try() -> No
     assert "0.530 at most" in told["not learning"].seen
     assert "0.900 on the 1000 training pairs" in told["overfit"].seen
     assert "more than 1e-05 apart" in told["collapse"].seen
+
+
+@pytest.mark.parametrize(("objective", "trained_on"), [("outcome", "completions"), ("process", "solutions' steps")])
+def test_messages_of_labelled_runs_do_not_speak_of_pairs(objective: str, trained_on: str) -> None:
+    monitor = HealthMonitor(300, 0, objective=objective)
+    trained_on_steps = [{**figures, "accuracy": 0.9, "comparisons": 200} for figures in PROBABILITIES]
+    assert after_steps(monitor, 0, trained_on_steps) == []
+    found = monitor.after_evaluation(149, evaluation(0.5))
+    for step in range(5, 8):
+        found += monitor.after_step(step_result(step, score_std=0.0, gap_max=None, pairs=0))
+    assert kinds(found) == ["not learning", "overfit", "collapse"]
+    assert f"0.900 on the 1000 training {trained_on}" in found[1].seen
+    assert found[2].seen.startswith("the probabilities' std is 0,")
+    assert not [w for w in found for word in ("pair", "rank", "prefer", "objective.center") if word in w.message]
+    assert not any("pairs" in key for w in found for key in w.figures)
 
 
 # --- whole curves ---

@@ -6,16 +6,20 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 
+from rmray.data.batch import build_batch
 from rmray.data.labels import build_steps, build_tokens
 from rmray.data.prepared import Row
 from rmray.data.shares import StepShare
 from rmray.models.backbone import RewardBackbone
+from rmray.models.probabilities import RIGHT, step_probabilities, token_probabilities
 from rmray.training.collate import collate
 from rmray.training.engine import EngineSettings, TorchEngine
-from rmray.training.held_out_figures import evaluate_shares
+from rmray.training.held_out_figures import _outcome_figures, _scored_completions, evaluate_shares
 from rmray.training.objective import Objective
 from rmray.training.step import train_step
 from tests.models.architectures import VOCAB
@@ -70,6 +74,32 @@ def test_micro_batches_make_one_step(name: str) -> None:
     assert (cut.loss, cut.grad_norm) == pytest.approx((one.loss, one.grad_norm), rel=TOLERANCE)
     for key, weight in weights[0].items():
         torch.testing.assert_close(weights[1][key], weight, atol=TOLERANCE, rtol=0)
+
+
+@BY_NAME
+def test_the_spread_is_that_of_the_probabilities_of_being_right(name: str) -> None:
+    engine, objective, told = engine_of(name), Objective(name), rows(name)
+    batch = build_batch([row.group for row in told], pooling=READOUTS[name])
+    with torch.no_grad():
+        logits = engine.forward(batch).double().numpy()
+    right_S = token_probabilities(logits) if name == "outcome" else step_probabilities(logits)[:, RIGHT]
+    share = StepShare(0, 0, ((told[0],), tuple(told[1:])), "hash", 4, 0)
+    result = train_step(engine, share, collate(share, objective, pooling=READOUTS[name]), objective, lr=1.0, seed=0)
+    assert result.score_std == pytest.approx(right_S.std(), rel=TOLERANCE)
+    assert result.gap_max is None
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "min", "product"])
+def test_held_out_figures_are_of_the_score_that_will_be_served(aggregate: str) -> None:
+    # By their mean the second is the better one, by their least and their product the first.
+    logits = [np.array([0.4, 0.4]), np.array([-0.2, 4.0, 0.1])]
+    told = rows("outcome")[:2]
+    probs = [expit(logits_S) for logits_S in logits]
+    want = [float({"mean": np.mean, "min": np.min, "product": np.prod}[aggregate](p)) for p in probs]
+    found = _scored_completions(Objective("outcome", aggregate=aggregate), told, logits)
+    assert [item.values for item in found] == pytest.approx(want)
+    auc = _outcome_figures([replace(item, told=bool(i)) for i, item in enumerate(found)])["eval_auc"]
+    assert auc == (1.0 if aggregate == "mean" else 0.0)
 
 
 @BY_NAME

@@ -23,7 +23,8 @@ from rmray.schema import ScoreRequest, TokenIds
 from rmray.training.events import read_events
 from rmray.training.storage import with_absolute_paths
 from rmray.training.warm_start import check_outside, check_rules, named_reference, warm_start_of, warnings
-from tests.training.chain import Version, write_rows
+from tests.models.bundle.hand_made import make_bundle
+from tests.training.chain import UNFINISHED, Version, write_rows
 
 REQUESTS = [
     ScoreRequest(prompt="Question: ", completions=("yes — já.", "no\n"), id="a"),
@@ -46,6 +47,26 @@ def test_the_new_version_has_the_reference_of_the_old_one(versions: tuple[Versio
     assert new.model_version != old.model_version
     kept, handed_on = ((version.bundle / "reference.jsonl").read_bytes() for version in versions)
     assert kept == handed_on
+
+
+def test_the_new_version_keeps_the_policy_and_the_licence_of_the_old_one(versions: tuple[Version, Version]) -> None:
+    for version in versions:
+        manifest = read_manifest(version.bundle)
+        assert (manifest.unfinished, manifest.license) == (UNFINISHED, "apache-2.0")
+
+
+def test_another_aggregate_than_the_old_ones_is_told(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "old", kind="outcome", objective="outcome", pooling="tokens", aggregate="mean")
+
+    def told(objective: dict[str, str]) -> dict[str, str]:
+        fields = {**FIELDS, "model": {"base": str(tmp_path / "old")}, "objective": objective}
+        return dict(warnings(TrainConfig.model_validate(fields)))
+
+    assert "aggregate" not in told({"name": "outcome"})
+    text = told({"name": "outcome", "aggregate": "min"})["aggregate"]
+    for word in ("the mean of a completion's probabilities", "this one the least", "objective.aggregate: mean"):
+        assert word in text
+    assert "aggregate" not in told({"name": "process"})  # other rules, which are refused
 
 
 def test_rewards_of_both_are_of_one_scale_over_the_reference(versions: tuple[Version, Version]) -> None:

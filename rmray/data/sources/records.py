@@ -178,7 +178,12 @@ def _outcome(row: Row) -> OutcomeExample:
     if label is None:
         raise RowError("missing_field", "the column `label` is missing or null")
     return OutcomeExample(
-        prompt=prompt, completion=completion, label=label, source=text_of(row, "source"), id=text_of(row, "id")
+        prompt=prompt,
+        completion=completion,
+        label=label,
+        tools=tools_of(row),
+        source=text_of(row, "source"),
+        id=text_of(row, "id"),
     )
 
 
@@ -189,6 +194,7 @@ def _process(row: Row) -> ProcessExample:
         prompt=_prompt(row),
         steps=Steps(tuple(steps)),
         labels=tuple(_step_label(x) for x in list_of(row, "labels")),
+        tools=tools_of(row),
         source=text_of(row, "source"),
         id=text_of(row, "id"),
     )

@@ -9,7 +9,7 @@ import pytest
 
 from rmray.data.sources import check_columns, record_from_row
 from rmray.errors import ConfigError, RowError
-from rmray.schema import Comparison, OutcomeExample, ProcessExample, Record, Steps, TokenIds
+from rmray.schema import Comparison, OutcomeExample, ProcessExample, Record, Steps, TokenIds, request_of
 
 QUESTION = {"role": "user", "content": "q"}
 GOOD = {"role": "assistant", "content": "good"}
@@ -132,6 +132,16 @@ def test_a_column_of_nulls_makes_no_shape() -> None:
 @pytest.mark.parametrize(("label", "expected"), [(True, True), (False, False), (1, True), (0, False), (1.0, True)])
 def test_outcome_labels(label: Any, expected: bool) -> None:
     assert record({"prompt": "p", "completion": "c", "label": label}, "outcome").label is expected  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("objective", ["outcome", "process"])
+def test_tools_of_labelled_rows_are_kept_and_asked_with(objective: str) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": None}}]
+    row = {"prompt": [QUESTION], "completion": [GOOD], "label": True, "steps": ["g"], "labels": [1]}
+    made = record({**row, "tools": json.dumps(tools)}, objective)
+    assert made.tools == ({"type": "function", "function": {"name": "f"}},)
+    assert request_of(made, "hash").tools == made.tools
+    assert request_of(record(row, objective), "hash").tools is None
 
 
 def test_process_labels_in_both_spellings() -> None:

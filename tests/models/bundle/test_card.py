@@ -16,6 +16,7 @@ from rmray.evaluation.benchmarks import BENCHMARKS
 from rmray.models.bundle.card import CardFacts, license_of, render_card
 from rmray.models.bundle.card.front_matter import BENCHMARK_METRICS
 from rmray.models.bundle.card.markdown import code, hub_id, md, public_name, public_text
+from rmray.models.bundle.manifest import PLAIN_TOKENS, WITH_PEFT
 from tests.models.bundle.evaluations import SHOWN, evaluation, model_figures
 from tests.models.bundle.hand_made import make_manifest
 
@@ -104,6 +105,38 @@ def test_labelled_records_have_figures_and_results_of_their_own(tmp_path: Path) 
     assert "5,000 steps of 700 solutions to 300 prompts" in steps
     assert "| F1 of the first wrong step | 0.610 | 0.570 to 0.650 |" in steps
     assert "| AUC of “longer is right” | 0.520 | — |" in steps
+
+
+LABELLED = {
+    "outcome": {"pooling": "tokens", "aggregate": "mean"},
+    "process": {"pooling": "steps", "aggregate": "min"},
+}
+
+
+@pytest.mark.parametrize("kind", LABELLED)
+def test_a_card_of_probabilities_does_not_speak_of_comparisons(kind: str) -> None:
+    card = render_card(replace(MANIFEST, kind=kind, objective=kind, loads_with=PLAIN_TOKENS, **LABELLED[kind]))
+    gives = {
+        "outcome": "at each completion token, the probability that the completion is right. The mean of these is",
+        "process": "gives each step the probability that it is right. The least of these is the solution's score",
+    }
+    assert gives[kind] in card
+    assert "rmray evaluate --bundle DIR --data labelled.jsonl" in card
+    assert f"| Score made by | `{LABELLED[kind]['aggregate']}` |" in section(card, "Training")
+    assert "`AutoModelForTokenClassification` loads it and gives the same logits" in card
+    told = card.replace("held-out comparisons", "")  # where the reference came from, as the manifest says
+    assert not [word for word in ("comparisons", "data prefers", "preferred", "no scale", "{") if word in told]
+    assert "probabilit" not in render_card(MANIFEST)
+
+
+@pytest.mark.parametrize("kind", LABELLED)
+def test_a_token_models_adapter_that_lies_apart_needs_peft(kind: str) -> None:
+    card = render_card(replace(MANIFEST, kind=kind, objective=kind, loads_with=WITH_PEFT, **LABELLED[kind]))
+    usage = section(card, "How to use it")
+    assert "transformers alone leaves it out without a word" in usage
+    assert 'PeftModel.from_pretrained(model, "DIR/adapter")' in usage
+    assert "loads it and gives the same logits" not in usage
+    assert "Both together give the same logits" in usage
 
 
 def test_of_a_benchmark_the_headline_alone_is_a_result_and_by_its_own_metric() -> None:

@@ -15,7 +15,9 @@ from rmray.models.bundle.card import sections
 from rmray.models.bundle.card.facts import CardFacts, model_of
 from rmray.models.bundle.card.figures import evaluation_section
 from rmray.models.bundle.card.front_matter import front_matter
+from rmray.models.bundle.card.kinds import kind_of, taken
 from rmray.models.bundle.card.licences import License, license_of
+from rmray.models.bundle.card.loading import loading
 from rmray.models.bundle.card.markdown import code, md, public_name
 from rmray.models.bundle.manifest import CARD_NAME, BundleManifest
 
@@ -34,13 +36,12 @@ def render_card(manifest: BundleManifest, facts: CardFacts | None = None) -> str
         body = [
             f"# {md(facts.repo.split('/')[-1] if facts.repo else manifest.name)}",
             "",
-            f"{_what(manifest)}: it reads a prompt with a completion and gives the completion one "
-            f"score, higher for what its training data prefers. {_origin(manifest)}",
+            f"{_what(manifest)}: it reads {kind_of(manifest).gives.format(taken=taken(manifest))} {_origin(manifest)}",
             "",
-            *evaluation_section(model, facts),
-            *sections.loading(manifest, facts),
+            *evaluation_section(model, facts, records=kind_of(manifest).records),
+            *loading(manifest, facts),
             *sections.rewards(manifest),
-            *sections.uses(),
+            *sections.uses(manifest),
             *sections.limits(manifest, model),
             *sections.training_data(manifest, facts),
             *sections.training(manifest, facts),

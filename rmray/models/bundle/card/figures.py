@@ -27,14 +27,14 @@ FIRST_PICTURES = ("accuracy", "auc", "reliability", "length splits")
 INTERVALS = "Intervals are 95%, by bootstrap over prompts."
 
 
-def evaluation_section(model: Mapping[str, Any] | None, facts: CardFacts) -> list[str]:
-    """What was measured, or that nothing was."""
+def evaluation_section(model: Mapping[str, Any] | None, facts: CardFacts, *, records: str) -> list[str]:
+    """What was measured, or that nothing was. records: what such a model is measured on."""
     lines = ["## Evaluation", ""]
     if model is None:
         return [
             *lines,
-            "No evaluation stands on this card: how good the model is, it cannot say. Measure it on comparisons of "
-            "your own before you use it (`rmray evaluate`).",
+            f"No evaluation stands on this card: how good the model is, it cannot say. Measure it on {records} of your "
+            "own before you use it (`rmray evaluate`).",
             "",
             *_pictures(facts),
         ]

@@ -77,7 +77,8 @@ def eval_results(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Ite
     A benchmark's sections stand on the card alone: each may have a metric of its own, which no result could name.
     """
     names = [public_name(str(name)) for name in evaluation.get("data") or ()]
-    title = one_line(", ".join(names)) or "held-out comparisons"
+    unnamed = "held-out records" if model.get("records") in RESULTS else "held-out comparisons"
+    title = one_line(", ".join(names)) or unnamed
     known = hub_id(names[0]) if len(names) == 1 else None
     data = {"dataset_name": title, "dataset_type": known or slug(title)}
     for metric_type, key, name in RESULTS.get(str(model.get("records")), PAIR_RESULTS):

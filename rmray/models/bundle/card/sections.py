@@ -1,4 +1,4 @@
-"""The card's text beside its figures: loading, data, training, rewards, uses, limits, licence. Called by the card."""
+"""The card's text beside its figures: data, training, rewards, uses, limits, licence. Called by the card."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rmray.models.bundle.card.facts import CardFacts
+from rmray.models.bundle.card.kinds import kind_of, taken
 from rmray.models.bundle.card.licences import license_of
 from rmray.models.bundle.card.markdown import (
     NO_FIGURE,
@@ -20,111 +21,9 @@ from rmray.models.bundle.card.markdown import (
     public_name,
     table,
 )
-from rmray.models.bundle.manifest import PLAIN, PLAIN_TOKENS, WITH_PEFT, BundleManifest
+from rmray.models.bundle.manifest import BundleManifest
 
 HASH_DIGITS = 12
-
-PLAIN_CODE = """\
-import json
-from pathlib import Path
-
-import torch
-{imports}from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-DIR = {directory}
-MEAN, STD = {mean!r}, {std!r}
-tokenizer = AutoTokenizer.from_pretrained(DIR)
-model = AutoModelForSequenceClassification.from_pretrained(DIR, dtype=torch.float32).eval()
-{adapter}
-
-def score(ids):
-    with torch.inference_mode():
-        return model(torch.tensor([ids])).logits[0, 0].item()
-
-
-{example}
-if {eos} not in ids[-2:]:
-    ids.append({eos})  # one end of sequence ends a finished completion
-reward = (score(ids) - MEAN) / STD
-
-# These conversations must give these scores: if they do, this is the model that was exported.
-for item in json.loads(Path(DIR, "goldens.json").read_text(encoding="utf-8"))["items"]:
-    for ids, (expected,) in zip(item["token_ids"], item["scores"]):
-        assert abs(score(ids) - expected) < 1e-4
-"""
-
-CHAT_EXAMPLE = """\
-# A conversation; its last message is the completion that is scored.
-chat = [{"role": "user", "content": "Name a prime."}, {"role": "assistant", "content": "Seven."}]
-ids = tokenizer(tokenizer.apply_chat_template(chat, tokenize=False), add_special_tokens=False).input_ids"""
-
-TEXT_EXAMPLE = """\
-# A prompt and its completion, as one text.
-ids = tokenizer("Question: name a prime. Answer:" + " Seven.").input_ids"""
-
-
-def loading(manifest: BundleManifest, facts: CardFacts) -> list[str]:
-    """How to score with it: with rmray, and with transformers alone where that gives the same scores."""
-    directory = f'snapshot_download("{facts.repo}")' if facts.repo else '"path/to/this/directory"'
-    download = "from huggingface_hub import snapshot_download\n" if facts.repo else ""
-    lines = [
-        "## How to use it",
-        "",
-        "With rmray, `DIR` being this directory:",
-        "",
-        "```bash",
-        *([f"hf download {facts.repo} --local-dir DIR"] if facts.repo else []),
-        "rmray evaluate --bundle DIR --data comparisons.jsonl",
-        "rmray score --bundle DIR --input rows.jsonl --output scored",
-        "rmray serve --bundle DIR --name reward-model",
-        "```",
-        "",
-        "```python",
-        "from rmray.client import RewardClient",
-        "",
-        'client = RewardClient.connect("reward-model")  # in any process of the Ray cluster that serves it',
-        'results = client.score_group("Name a prime.", ["Seven.", "Nine."])',
-        "rewards = [result.reward for result in results]",
-        "```",
-        "",
-    ]
-    if manifest.ensemble is not None:
-        rule = code(manifest.ensemble.combination)
-        return [
-            *lines,
-            f"Its members' rewards are combined ({rule}), and each result holds them and their disagreement. No "
-            "transformers class does that: load it with rmray. Each of `members/0`, `members/1`, ... is a whole model "
-            "by itself.",
-            "",
-        ]
-    if manifest.kind in ("outcome", "process"):
-        judged = "each completion token" if manifest.kind == "outcome" else "the last token of each step"
-        sentence = (
-            f"`{PLAIN_TOKENS}` loads it and gives the same logits: {judged} is read, as goldens.json shows. "
-            "Finding those tokens and making a reward of what they say is left to rmray."
-        )
-        return [*lines, sentence, ""]
-    if manifest.loads_with not in (PLAIN, WITH_PEFT):
-        pooling = md(manifest.pooling)
-        return [*lines, f"No transformers class reads this pooling ({pooling}): load it with rmray.", ""]
-    eos = manifest.render_rules.get("eos_id")
-    apart = manifest.loads_with == WITH_PEFT
-    plain = PLAIN_CODE.format(
-        imports=download + ("from peft import PeftModel\n" if apart else ""),
-        adapter='model = PeftModel.from_pretrained(model, DIR + "/adapter").eval()\n' if apart else "",
-        directory=directory,
-        example=CHAT_EXAMPLE if manifest.render_rules.get("template_hash") else TEXT_EXAMPLE,
-        eos=eos,
-        mean=manifest.reference.mean,
-        std=manifest.reference.std,
-    )
-    how = (
-        "With transformers and peft, to the same scores. The weights are those of the base and the adapter lies in "
-        "`adapter/`: transformers alone leaves it out without a word."
-        if apart
-        else "With plain transformers, to the same scores:"
-    )
-    return [*lines, how, "", "```python", plain + "```", ""]
 
 
 def training_data(manifest: BundleManifest, facts: CardFacts) -> list[str]:
@@ -155,6 +54,7 @@ def training(manifest: BundleManifest, facts: CardFacts) -> list[str]:
         ["Base model", code(public_name(manifest.base_model)) if manifest.base_model else NO_FIGURE],
         ["Objective", code(manifest.objective)],
         ["Score read at", code(manifest.pooling)],
+        ["Score made by", code(manifest.aggregate) if manifest.aggregate else NO_FIGURE],
         ["Longest prompt and completion", f"{count(rules.get('max_length'))} tokens"],
         ["What is longer", code(rules.get("over_length", ""))],
         ["Reasoning traces", code(rules.get("think", ""))],
@@ -177,20 +77,19 @@ def training(manifest: BundleManifest, facts: CardFacts) -> list[str]:
 
 def rewards(manifest: BundleManifest) -> list[str]:
     """The scale of a reward, and how far it holds."""
-    reference = manifest.reference
+    reference, kind = manifest.reference, kind_of(manifest)
     failed = f"; {count(reference.num_failed)} more could not be scored" if reference.num_failed else ""
     low, middle, high = (reference.quantiles[i] for i in (5, 50, 95))
     centred = f"score {'-' if reference.mean >= 0 else '+'} {abs(reference.mean):.6g}"
     return [
         "## What a reward is",
         "",
-        f"A raw score has no scale of its own. A reward is ({centred}) / {reference.std:.6g}: mean "
-        f"and standard deviation over {count(reference.num_scores)} reference completions "
+        f"{kind.scale.format(taken=taken(manifest))} A reward is ({centred}) / {reference.std:.6g}: mean and standard "
+        f"deviation over {count(reference.num_scores)} reference completions "
         f"({md(public_name(reference.source))}, {code(reference.hash)}{failed}). Raw scores there are {low:.4g} at the "
         f"5th percentile, {middle:.4g} at the median and {high:.4g} at the 95th.",
         "",
-        "Rewards of models with another reference are not comparable, and neither are rewards of different prompts: "
-        "training compared answers to one prompt. Within a group, subtract the group's mean before you use them.",
+        kind.across,
         "",
     ]
 
@@ -206,22 +105,23 @@ INTENDED = """\
 
 - **Where an answer can be checked.** Mathematics with a known result, code with tests, formats with a parser: use the \
 checker. It is cheaper, it is right, and a policy cannot talk it round.
-- **As a judge of truth.** It has learnt what was preferred, and what sounds right is preferred. It looks nothing up.
+- **As a judge of truth.** {learnt} It looks nothing up.
 - **To rank or judge people**, or to decide anything about them.
 - **As the only guard of a long optimisation.** Every reward model is over-optimised in the end: its reward goes on \
 rising while quality falls (Gao et al. 2023, arXiv:2210.10760). Keep a KL penalty or a small N, hold a second judge \
 back that the policy never sees, read samples, and stop by that judge.
 - **On prompts unlike its training data:** other languages, domains, lengths or formats, tools, several turns. Its \
-rewards there are numbers without a meaning; measure its accuracy on such pairs first.
+rewards there are numbers without a meaning; measure its accuracy on such {records} first.
 - **As an absolute grade.** A reward of 1 says "one standard deviation above the reference", not "good"; a threshold \
 has to be fitted on labelled data of your own.
-- **As the filter that keeps people safe.** A preference model is no safety classifier.
+- **As the filter that keeps people safe.** {guard}
 """
 
 
-def uses() -> list[str]:
+def uses(manifest: BundleManifest) -> list[str]:
     """What it is for, and what no reward model is for."""
-    return [INTENDED]
+    kind = kind_of(manifest)
+    return [INTENDED.format(learnt=kind.learnt, records=kind.records, guard=kind.guard)]
 
 
 def limits(manifest: BundleManifest, model: Mapping[str, Any] | None) -> list[str]:
