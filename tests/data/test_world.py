@@ -26,6 +26,8 @@ from rmray.data.world.questions import (
     RouteQuestion,
     SumQuestion,
 )
+from rmray.data.world.solver import draw_steps, is_solved
+from rmray.data.world.steps import Sum
 from rmray.errors import DataError
 from rmray.metrics.baselines import bag_of_words_baseline, surface_baseline
 from rmray.metrics.ranking import Ranking, rank_pairs
@@ -317,3 +319,23 @@ def test_asking_for_more_prompts_than_there_are_is_refused(tmp_path: Path, monke
     monkeypatch.setattr(duels, "word_prompt", lambda question, rng: question.wordings()[0])
     with pytest.raises(ValueError, match=r"has \d\d prompts to ask, fewer than 500"):
         write_world(tmp_path, num_prompts=500, num_test_prompts=2, seed=0)
+
+
+def test_the_simulated_policy_goes_on_from_what_it_claimed_and_is_right_where_it_never_errs() -> None:
+    problem = Sum("Ada", "figs", 4, (4, 3, -2))
+
+    def solve(error_rate: float, steps: tuple[str, ...] = ()) -> tuple[str, ...]:
+        rng = np.random.default_rng(0)
+        while len(steps) < problem.num_claims:
+            steps = (*steps, *draw_steps(problem, steps, rng, num=1, error_rate=error_rate))
+        return steps
+
+    right = solve(0.0)
+    assert is_solved(problem, right)
+    assert true_labels(problem.prompt, list(right)) == [1, 1, 1, 1, 1]
+    assert not is_solved(problem, right[:-1])
+    assert is_solved(problem, solve(0.0, ("Ada starts with four figs.",)))
+    astray = solve(0.0, ("Ada starts with twelve figs.",))  # twelve and four has no word: the count stays among those
+    assert not is_solved(problem, astray)
+    for error_rate in (0.5, 1.0):
+        assert len(solve(error_rate)) == problem.num_claims

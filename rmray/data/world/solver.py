@@ -21,7 +21,8 @@ def draw_steps(
     change = (problem.start, *problem.changes, 0)[claim]
     before = _claimed(steps[-1]) if steps else 0
     right = before + change
-    near = [n for n in range(right - 2, right + 3) if 0 <= n < len(NUMBERS) and n != right]
+    nearest = min(max(right, 0), len(NUMBERS) - 1)  # errors may have led to where there is no word any more
+    near = [n for n in range(nearest - 2, nearest + 3) if 0 <= n < len(NUMBERS) and n != right]
     drawn = []
     for _ in range(num):
         errs = rng.random() < error_rate or not 0 <= right < len(NUMBERS)
