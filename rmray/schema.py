@@ -211,12 +211,13 @@ class ScoreRequest:
 
 
 def estimated_tokens(request: ScoreRequest) -> int:
-    """Tokens that a request may cost, its prompt once, before anybody tokenised it: a guess from the characters of
-    text, of token ids their number. What is no content counts 0: who encodes it says what is wrong."""
-    return sum(map(_estimated_tokens, (request.prompt, *request.completions)))
+    """Tokens that a request may cost, its prompt once, before anybody tokenised it."""
+    return sum(map(content_tokens, (request.prompt, *request.completions)))
 
 
-def _estimated_tokens(content: Content) -> int:
+def content_tokens(content: Content) -> int:
+    """A guess from the characters of text, of token ids their number. What is no content counts 0: who encodes it says
+    what is wrong."""
     if isinstance(content, TokenIds):
         return len(content.ids)
     try:

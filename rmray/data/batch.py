@@ -133,6 +133,13 @@ def read_places(group: TokenGroup, path: int, pooling: str) -> Int64:
     raise ValueError(f"unknown pooling {pooling!r}")
 
 
+def num_read(group: TokenGroup, pooling: str) -> list[int]:
+    """Scores that each path of a group has in a batch."""
+    if pooling not in TOKEN_READOUTS:
+        return [1] * group.num_completions
+    return [len(read_places(group, k, pooling)) for k in range(group.num_completions)]
+
+
 def _join(parts: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
     """All parts one after the other, int64."""
     return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *parts], dtype=np.int64))

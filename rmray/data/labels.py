@@ -1,4 +1,4 @@
-"""Turn a row's labels into what the scores of its tokens or steps should be. numpy only.
+"""Turn a row's labels into what the scores of its tokens or steps should be.
 
 Called by the training step. Legend: S scores in the order row after row, token after token, as `build_batch` reads them
 with the pooling `tokens` or `steps`.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rmray.data.batch import num_read
 from rmray.data.order import Int64
 from rmray.data.prepared import Row
 
@@ -32,8 +33,8 @@ class StepTargets:
 
 def num_labelled_tokens(row: Row) -> int:
     """Tokens of the row's completion, its end of sequence among them."""
-    [suffix], [prompt_len] = row.group.suffixes, row.group.prompt_lens
-    return len(row.group.prefix) + len(suffix) - prompt_len
+    [count] = num_read(row.group, "tokens")
+    return count
 
 
 def build_tokens(rows: Sequence[Row]) -> TokenTargets:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from rmray.data.batch import TOKEN_READOUTS, build_batch, read_places
+from rmray.data.batch import build_batch, num_read
 from rmray.data.group import TokenGroup
 from rmray.data.render import RenderedPath, Renderer, group_rendered
 from rmray.data.sharing import share_prefixes
@@ -65,8 +65,8 @@ class RequestEncoder:
         return [_failure(r) if isinstance(r, RowError) else r for r in rendered]
 
 
-class HeadScorer:
-    """Renders, runs the packed forward and normalises: a Scorer.
+class BackboneScorer:
+    """What Scorers of a backbone have in common: who answers, rendering, and a forward that shares what begins alike.
 
     info: who answers. backbone: on `device`, in eval mode. encoder: with the bundle's tokenizer and rules.
     reference: what normalises raw scores. pooling: where a score is read.
@@ -93,20 +93,45 @@ class HeadScorer:
     def renderer(self) -> Renderer:
         return self.encoder.renderer
 
-    def encode(self, requests: Sequence[ScoreRequest]) -> list[Encoded]:
-        """Render and tokenise on the CPU; see `RequestEncoder`."""
-        return self.encoder.encode(requests)
-
-    def forward(self, batch: Sequence[Encoded]) -> list[RawScores]:
-        """One packed forward, in which groups that begin alike share that beginning. For each element a float64 array
-        with one raw score a path of its group."""
-        scores = iter(shared_scores(self.backbone, batch, pooling=self.pooling, device=self.device))
-        return [np.zeros(0) if e.group is None else next(scores) for e in batch]
-
     @property
     def shares_prompts(self) -> bool:
         """Whether a forward computes a prompt once for all the requests that carry it."""
         return self.backbone.shares_prefixes
+
+    def encode(self, requests: Sequence[ScoreRequest]) -> list[Encoded]:
+        """Render and tokenise on the CPU; see `RequestEncoder`."""
+        return self.encoder.encode(requests)
+
+    def shared_scores(self, batch: Sequence[Encoded]) -> list[RawScores]:
+        """What one packed forward gives, float64, for each element of the batch that has a group: a row a path, or a
+        token that is read, path after path. Groups that begin alike share that beginning."""
+        groups = [e.group for e in batch if e.group is not None]
+        if not groups:
+            return []
+        shared, order = share_prefixes(groups)
+        # Entered here, on the thread that runs the forward: torch keeps inference mode per thread.
+        with torch.inference_mode():
+            flat = build_batch(shared, pooling=self.pooling).to(self.device)
+            scores = self.backbone(flat).double().cpu().numpy()
+        ends = np.cumsum([sum(num_read(groups[i], self.pooling)) for i in order])
+        found: list[RawScores] = [scores] * len(groups)
+        for i, rows in zip(order, np.split(scores, ends[:-1]), strict=True):
+            found[i] = rows
+        return found
+
+    def result(self, encoded: Encoded, k: int, slot: int, raw: float) -> ItemResult:
+        """As `result_of`, of this model."""
+        return result_of(encoded, k, slot, raw, self.info, self.reference, self.encoder.unfinished)
+
+
+class HeadScorer(BackboneScorer):
+    """Renders, runs the packed forward and normalises: a Scorer."""
+
+    def forward(self, batch: Sequence[Encoded]) -> list[RawScores]:
+        """One packed forward, in which groups that begin alike share that beginning. For each element a float64 array
+        with one raw score a path of its group."""
+        scores = iter(self.shared_scores(batch))
+        return [np.zeros(0) if e.group is None else next(scores) for e in batch]
 
     def completion_scores(self, encoded: Encoded, raw: RawScores) -> list[float]:
         """The raw score of each path of `encoded.group`."""
@@ -144,39 +169,10 @@ class HeadScorer:
     def decode(self, encoded: Encoded, raw: RawScores) -> ScoreResponse:
         """raw: one score a path of `encoded.group`. K results in the order of the request's completions."""
         results = [
-            slot if isinstance(slot, ScoreFailure) else self._result(encoded, k, slot, float(raw[slot]))
+            slot if isinstance(slot, ScoreFailure) else self.result(encoded, k, slot, float(raw[slot]))
             for k, slot in enumerate(encoded.slots)
         ]
         return ScoreResponse(results=tuple(results), id=encoded.request.id)
-
-    def _result(self, encoded: Encoded, k: int, slot: int, raw: float) -> ItemResult:
-        return result_of(encoded, k, slot, raw, self.info, self.reference, self.encoder.unfinished)
-
-
-def shared_scores(
-    backbone: RewardBackbone, batch: Sequence[Encoded], *, pooling: str, device: torch.device
-) -> list[RawScores]:
-    """What the backbone gives, float64, for each element of the batch that has a group: a row a path, or a token that
-    is read, path after path. Groups that begin alike share that beginning."""
-    groups = [e.group for e in batch if e.group is not None]
-    if not groups:
-        return []
-    shared, order = share_prefixes(groups)
-    # Entered here, on the thread that runs the forward: torch keeps inference mode per thread.
-    with torch.inference_mode():
-        scores = backbone(build_batch(shared, pooling=pooling).to(device)).double().cpu().numpy()
-    ends = np.cumsum([sum(num_read(groups[i], pooling)) for i in order])
-    found: list[RawScores] = [scores] * len(groups)
-    for i, rows in zip(order, np.split(scores, ends[:-1]), strict=True):
-        found[i] = rows
-    return found
-
-
-def num_read(group: TokenGroup, pooling: str) -> list[int]:
-    """Scores that each path of a group has in a batch."""
-    if pooling not in TOKEN_READOUTS:
-        return [1] * group.num_completions
-    return [len(read_places(group, k, pooling)) for k in range(group.num_completions)]
 
 
 def result_of(

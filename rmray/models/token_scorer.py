@@ -9,68 +9,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
-import torch
 
-from rmray.data.render import Renderer
+from rmray.data.batch import num_read
 from rmray.metrics.aggregates import Aggregates, aggregate
 from rmray.metrics.process import called_labels, first_error
 from rmray.models.backbone import RewardBackbone
-from rmray.models.head_scorer import RequestEncoder, num_read, result_of, shared_scores
+from rmray.models.head_scorer import BackboneScorer, RequestEncoder
 from rmray.models.probabilities import RIGHT, step_probabilities, token_probabilities
-from rmray.models.reward import Reference
-from rmray.models.scorer import Encoded, RawScores, ScorerInfo
-from rmray.schema import ItemResult, ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult
+from rmray.models.scorer import Encoded, RawScores
+from rmray.schema import ItemResult, ScoreFailure, ScoreResponse, ScoreResult
 
 
-class TokenScorer:
+class TokenScorer(BackboneScorer):
     """Renders, runs the packed forward, and makes one score of a completion's probabilities: a Scorer.
 
     pooling: `tokens` for an outcome model, `steps` for a process model. aggregate: `mean`, `min` or `product`, which of
-    them is the raw score; of the product its logarithm. The rest as in `HeadScorer`.
+    them is the raw score; of the product its logarithm.
     """
 
     def __init__(
-        self,
-        backbone: RewardBackbone,
-        encoder: RequestEncoder,
-        *,
-        info: ScorerInfo,
-        pooling: str,
-        aggregate: str,
-        reference: Reference,
-        device: torch.device | str = "cpu",
+        self, backbone: RewardBackbone, encoder: RequestEncoder, *, pooling: str, aggregate: str, **given: Any
     ) -> None:
-        self.info = info
-        self.backbone = backbone
-        self.encoder = encoder
-        self.pooling = pooling
+        """given: as `BackboneScorer` takes it."""
+        super().__init__(backbone, encoder, pooling=pooling, **given)
         self.aggregate = aggregate
-        self.reference = reference
-        self.device = torch.device(device)
-
-    @property
-    def renderer(self) -> Renderer:
-        return self.encoder.renderer
-
-    def encode(self, requests: Sequence[ScoreRequest]) -> list[Encoded]:
-        """Render and tokenise on the CPU; see `RequestEncoder`."""
-        return self.encoder.encode(requests)
 
     def forward(self, batch: Sequence[Encoded]) -> list[RawScores]:
         """One packed forward, shared as in `HeadScorer`. For each element the float64 probabilities [S] of its tokens
         being right, or [S, C] of its steps' classes, path after path."""
-        logits = iter(shared_scores(self.backbone, batch, pooling=self.pooling, device=self.device))
+        logits = iter(self.shared_scores(batch))
         if self.pooling == "steps":
             nothing = np.zeros((0, RIGHT + 1))
             return [nothing if e.group is None else step_probabilities(next(logits)) for e in batch]
         return [np.zeros(0) if e.group is None else token_probabilities(next(logits)) for e in batch]
-
-    @property
-    def shares_prompts(self) -> bool:
-        """As of `HeadScorer`."""
-        return self.backbone.shares_prefixes
 
     def completion_scores(self, encoded: Encoded, raw: RawScores) -> list[float]:
         """The raw score of each path of `encoded.group`; NaN where a probability is not finite."""
@@ -87,7 +61,7 @@ class TokenScorer:
 
     def _result(self, encoded: Encoded, k: int, slot: int, probabilities: RawScores) -> ItemResult:
         raw = self._score(probabilities)
-        result = result_of(encoded, k, slot, raw, self.info, self.reference, self.encoder.unfinished)
+        result = self.result(encoded, k, slot, raw)
         if not isinstance(result, ScoreResult):
             return result
         right = self._right(probabilities)

@@ -18,12 +18,11 @@ from rmray.data.group import TokenGroup
 from rmray.errors import RequestError
 from rmray.models.model_server import failure_of
 from rmray.models.scorer import Encoded, RawScores, ScorerInfo
-from rmray.schema import Content, ItemResult, ScoreRequest, ScoreResponse, ScoreResult, num_chars
+from rmray.schema import ItemResult, ScoreRequest, ScoreResponse, ScoreResult, content_tokens
 
 if TYPE_CHECKING:
     from rmray.evaluation.source import RewardSource
 
-CHARS_PER_TOKEN = 3
 QUESTION_TOKENS = 500
 """Of a judge's own words in each question."""
 MOST_TOKENS = 16384
@@ -83,8 +82,8 @@ class SourceScorer:
 
 def text_cost(request: ScoreRequest) -> list[int]:
     """Prompt and completion, each completion read once."""
-    prompt = _tokens(request.prompt)
-    return [prompt + _tokens(completion) for completion in request.completions]
+    prompt = content_tokens(request.prompt)
+    return [prompt + content_tokens(completion) for completion in request.completions]
 
 
 def grade_cost(request: ScoreRequest) -> list[int]:
@@ -94,10 +93,6 @@ def grade_cost(request: ScoreRequest) -> list[int]:
 
 def pair_cost(request: ScoreRequest) -> list[int]:
     """Two questions for each two completions, one of them counted for each."""
-    prompt, answers_K = _tokens(request.prompt), [_tokens(c) for c in request.completions]
+    prompt, answers_K = content_tokens(request.prompt), [content_tokens(c) for c in request.completions]
     rivals, total = len(answers_K) - 1, sum(answers_K)
     return [rivals * (QUESTION_TOKENS + prompt + answer) + total - answer for answer in answers_K]
-
-
-def _tokens(content: Content) -> int:
-    return math.ceil(num_chars(content) / CHARS_PER_TOKEN)
