@@ -29,7 +29,7 @@ class Kind:
     read: str = ""
 
 
-TAKEN = {"mean": "mean", "min": "least", "product": "product"}
+TAKEN = {"mean": "mean", "min": "least", "product": "logarithm of the product"}
 
 COMPARING = Kind(
     gives="a prompt with a completion and gives the completion one score, higher for what its training data prefers.",
@@ -50,8 +50,7 @@ KINDS = {
     "outcome": Kind(
         gives="a prompt with a completion and gives, at each completion token, the probability that the completion is "
         "right. The {taken} of these is its score.",
-        scale="A raw score is the {taken} of a completion's probabilities of being right, from 0 to 1, one at each of "
-        "its tokens.",
+        scale="A raw score is the {taken} of a completion's probabilities of being right, one at each of its tokens.",
         across=OF_REWARDS.format(whole="completion"),
         learnt="It has learnt what completions that were labelled right look like.",
         guard="A model of right and wrong completions is no safety classifier.",
@@ -62,8 +61,7 @@ KINDS = {
     "process": Kind(
         gives="a prompt with a solution in steps and gives each step the probability that it is right. The {taken} of "
         "these is the solution's score.",
-        scale="A raw score is the {taken} of a solution's probabilities of being right, from 0 to 1, one of each "
-        "of its steps.",
+        scale="A raw score is the {taken} of a solution's probabilities of being right, one of each of its steps.",
         across=OF_REWARDS.format(whole="step"),
         learnt="It has learnt what steps that were labelled right look like.",
         guard="A model of right and wrong steps is no safety classifier.",
