@@ -182,32 +182,6 @@ def test_the_alias_moves_and_the_old_app_goes(url):
         undeploy("moving")
 
 
-def test_a_killed_replica_is_no_failed_call(alpha):
-    first = _kill_replica("alpha")
-    assert raws(alpha.score_group("p", ["a"], timeout_s=60.0)) == [2.0]
-    assert _running_replica("alpha") != first
-
-
-def _kill_replica(name):
-    """Kill the one replica of a name's app, as a lost node would; gives its actor's name."""
-    import ray
-
-    actor = _running_replica(name)
-    ray.kill(ray.get_actor(actor, namespace="serve"))
-    return actor
-
-
-def _running_replica(name):
-    from ray.serve.context import _get_global_client
-
-    from rmray.serving.app import served_models
-
-    details = _get_global_client().get_serve_details()
-    replicas = details["applications"][served_models()[name].app]["deployments"]["scorer"]["replicas"]
-    (running,) = [r["actor_name"] for r in replicas if r["state"] == "RUNNING"]
-    return running
-
-
 def test_rollout_actors_measure_and_whiten(alpha):
     from rmray.client.handle import run_rollouts
     from rmray.client.rollouts import RolloutPrompt, RolloutSettings

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,22 +20,12 @@ from safetensors.torch import load_file
 from rmray.config.train import TrainConfig
 from rmray.training.events import EVENTS_FILE, read_events
 from rmray.training.metrics_log import METRICS_FILE, read_metrics
+from tests.waiting import wait_for
 
 # What differs between two runs that are the same: when and how fast.
 TIMING = ("seconds", "pairs_per_s", "comparisons_per_s", "tokens_per_s", "time", "eval_seconds")
 SECONDS_BETWEEN_LOOKS = 0.001
 JOB = Path(__file__).parents[2] / "jobs" / "train.py"
-
-
-def wait_for(condition: Callable[[], Any], *, timeout_s: float, what: str) -> Any:
-    """The first true value of `condition`."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    raise AssertionError(f"waited {timeout_s} s for {what}")
 
 
 class WhenChanged:
@@ -96,7 +85,7 @@ class TrainCommand:
                 raise AssertionError(f"ended before {what}:\n{self.output()[-4000:]}")
             return value
 
-        return wait_for(met, timeout_s=timeout_s, what=what)
+        return wait_for(met, timeout_s=timeout_s, what=what, seconds_between_looks=SECONDS_BETWEEN_LOOKS)
 
     def wait_for_start(self, number: int = 1) -> dict[str, Any]:
         """The event of this command's `number`-th start of its workers, once their first step is done."""

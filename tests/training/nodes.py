@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.training.commands import wait_for
+from tests.waiting import wait_for
 
 RAY = str(Path(sys.executable).parent / "ray")
 OBJECT_STORE_BYTES = 100 * 2**20
