@@ -35,6 +35,7 @@ from rmray.data.render.steps import (
     with_last_separator,
     write_steps,
 )
+from rmray.data.render.token_ids import TokenIdReader
 from rmray.data.tokenizer import template_hash
 from rmray.errors import ModelError, RowError
 from rmray.schema import Content, Steps, TokenIds, is_blank, plain_text
@@ -75,6 +76,7 @@ class Renderer:
         self._backend.no_truncation()  # a tokenizer.json may carry its last user's truncation and padding
         self._backend.no_padding()
         self._vocab_size = len(tokenizer)
+        self._token_ids = TokenIdReader(tokenizer, rules.eos_id)
         self._eos_text = str(tokenizer.convert_ids_to_tokens(rules.eos_id))
         self._template = ChatTemplate(tokenizer)
         specials = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
@@ -128,6 +130,10 @@ class Renderer:
         """The K paths with their common prefix stored once. Raises the first completion's RowError."""
         return group_of(self.render_paths(prompt, completions, tools=tools))
 
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of ids, a piece for each; see `TokenIdReader.texts`."""
+        return self._token_ids.texts(ids)
+
     def _draw(self, prompt: Content, completion: Content, tools: Tools, finished: bool) -> _Text | RenderedPath:
         prompt, completion = _without_parts(prompt, "prompt"), _without_parts(completion, "completion")
         if self.rules.think == "strip":
@@ -176,57 +182,10 @@ class Renderer:
             raise RowError("bad_token_ids", f"token id {worst} is outside the vocabulary of {self._vocab_size}")
         step_ends: tuple[int, ...] = ()
         if self.rules.step_separator is not None:
-            ids, step_ends = self._steps_of_ids(ids, len(before), self.rules.step_separator, finished)
-        if finished and not self._ends_with_eos(ids):
+            ids, step_ends = self._token_ids.find_steps(ids, len(before), self.rules.step_separator, finished)
+        if finished and not self._token_ids.ends(ids):
             ids.append(self.rules.eos_id)
         return RenderedPath(ids, len(before), False, step_ends=step_ends)
-
-    def _steps_of_ids(
-        self, ids: list[int], prompt_len: int, separator: str, finished: bool
-    ) -> tuple[list[int], tuple[int, ...]]:
-        """The ids, with the last separator where it lacked, and where steps end. Their text decides."""
-        own = ids[prompt_len:]
-        tail = own[self._ending(own) :] if finished else []
-        own = own[: len(own) - len(tail)]
-        pieces = self.token_texts(own)
-        text = "".join(pieces)
-        steps = find_steps(text, separator, finished=finished)
-        if len(steps.text) > len(text):
-            added = self._backend.encode(separator, add_special_tokens=False).ids
-            own, pieces = own + added, [*pieces, *[""] * (len(added) - 1), separator]
-        offsets, end = [], 0
-        for piece in pieces:
-            offsets.append((end, end := end + len(piece)))
-        return [*ids[:prompt_len], *own, *tail], tuple(prompt_len + i for i in step_tokens(steps.ends, offsets))
-
-    def _ending(self, ids: list[int]) -> int:
-        """Where the EOS, and white space behind it, begins at the end of ids; their number where there is none."""
-        if not self._ends_with_eos(ids):
-            return len(ids)
-        return len(ids) - 1 - ids[::-1].index(self.rules.eos_id)
-
-    def token_texts(self, ids: Sequence[int]) -> list[str]:
-        """The text of ids, a piece for each. A token that ends inside a character gives an empty piece, and the next
-        one the character."""
-        context = start = 0
-        pieces = []
-        for end in range(1, len(ids) + 1):
-            # The last whole piece before it for context: blanks may depend on what precedes.
-            before, text = (str(self.tokenizer.decode(list(ids[context:n]))) for n in (start, end))
-            piece = "" if text.endswith("\ufffd") and end < len(ids) else text[len(before) :]
-            if piece:
-                context, start = start, end
-            pieces.append(piece)
-        return pieces
-
-    def _ends_with_eos(self, ids: list[int]) -> bool:
-        """White space behind the EOS is what templates write between turns."""
-        for token_id in reversed(ids):
-            if token_id == self.rules.eos_id:
-                return True
-            if str(self.tokenizer.decode([token_id])).strip():
-                return False
-        return False
 
     def _join_text(self, prompt: str, completion: str | Steps, finished: bool) -> _Text:
         separator = self.rules.step_separator
@@ -294,7 +253,7 @@ class Renderer:
         prompt_len = next((i for i, (_, end) in enumerate(offsets) if end > text.boundary), None)
         if prompt_len is None:
             return RowError("blank_completion", "the completion has no token")
-        ended = self._ends_with_eos(ids)
+        ended = self._token_ids.ends(ids)
         if text.finished and not ended:
             ids.append(self.rules.eos_id)
         elif not text.finished and ended and not text.chat:

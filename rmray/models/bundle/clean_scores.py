@@ -1,6 +1,6 @@
 """Score token ids with plain transformers: a script that a fresh interpreter runs, so it imports nothing of rmray.
 
-`goldens.clean_scores` starts it as `python -P clean_scores.py REQUEST.json ANSWER.json`. REQUEST has `directory`,
+`make_goldens.clean_scores` starts it as `python -P clean_scores.py REQUEST.json ANSWER.json`. REQUEST has `directory`,
 `adapter` (the folder of one that peft is to put over it, or null), `paths` (token ids), `places` (of each path, the
 tokens that are read), `read` (`sequence`: the score as transformers gives it; `mean`: the mean of the head over the
 places, as no transformers class does; `tokens`: the probability of the one label at each place; `steps`: of each class

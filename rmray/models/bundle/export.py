@@ -21,8 +21,9 @@ from rmray.errors import BundleError
 from rmray.models.bundle.card import write_card
 from rmray.models.bundle.classifier import plain_pooling
 from rmray.models.bundle.files import copy_model
-from rmray.models.bundle.goldens import check_goldens, make_goldens
+from rmray.models.bundle.goldens import check_goldens
 from rmray.models.bundle.load import is_exact, open_scorer
+from rmray.models.bundle.make_goldens import make_goldens
 from rmray.models.bundle.manifest import (
     MANIFEST_NAME,
     PLAIN,

@@ -1,32 +1,23 @@
-"""Goldens: texts, the token ids they must render to, and the scores the exported files gave. Used by export and load.
+"""Goldens: texts, the token ids they must render to, and the scores the exported files gave. Checked at every load.
 
-The scores come from a fresh process with plain transformers (`clean_scores.py`), so that agreement at load shows that
-training's files, rmray's forward and everybody else's transformers are one model.
+`make_goldens` makes them, at export.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from rmray.data.batch import TOKEN_READOUTS, read_places
 from rmray.data.group import TokenGroup
 from rmray.errors import BundleError
-from rmray.models.bundle import clean_scores as clean_script
-from rmray.models.bundle.classifier import plain_pooling
 from rmray.models.bundle.manifest import GOLDENS_NAME
 from rmray.models.bundle.request_json import request_from_json, request_to_json
-from rmray.models.lora import ADAPTER_DIR
 from rmray.models.scorer import Encoded, RawScores
 from rmray.schema import ScoreFailure, ScoreRequest
 
@@ -130,116 +121,6 @@ def load_goldens(directory: Path) -> Goldens:
         ) from error
 
 
-def make_goldens(encoder: Encoder, requests: Sequence[ScoreRequest], directory: Path, *, pooling: str) -> Goldens:
-    """Render requests and score them with plain transformers in a clean process.
-
-    A request that cannot be scored whole (over-long, say) makes no golden. Raises BundleError: none is left, or padding
-    changes plain transformers' own scores.
-    """
-    encoded = [e for e in encoder.encode(requests) if not any(isinstance(s, ScoreFailure) for s in e.slots)]
-    if not encoded:
-        raise BundleError(
-            "no golden request can be scored",
-            where=str(directory),
-            why=next((f"{s.code}: {s.message}" for s in _failures(encoder, requests)), "there is none"),
-            next_step="give goldens (or a reference file) whose records fit the model's max_length",
-        )
-    groups = [_group(e) for e in encoded]
-    ids = [_paths(e) for e in encoded]
-    read = "last" if pooling == "first" else pooling  # only to say which tokens: transformers reads them by itself
-    places = [read_places(g, k, read).tolist() for g in groups for k in range(g.num_completions)]
-    clean = clean_scores(directory, list(chain(*ids)), places, pooling=pooling)
-    each = iter(clean["alone"])
-    items = tuple(
-        Golden(e.request, paths, g.prompt_lens, tuple(tuple(next(each)) for _ in paths), g.step_ends)
-        for e, paths, g in zip(encoded, ids, groups, strict=True)
-    )
-    made_with: dict[str, str] = {k: clean[k] for k in ("class", "torch", "transformers", "peft") if k in clean}
-    padded = {side: list(chain(*clean[side])) for side in ("right", "left") if clean[side] is not None}
-    return Goldens(items, tolerance_of(list(chain(*clean["alone"])), padded, where=str(directory)), made_with)
-
-
-def _failures(encoder: Encoder, requests: Sequence[ScoreRequest]) -> list[ScoreFailure]:
-    return [s for e in encoder.encode(requests) for s in e.slots if isinstance(s, ScoreFailure)]
-
-
-def _group(encoded: Encoded) -> TokenGroup:
-    if encoded.group is None:
-        raise ValueError("a request without a path to score")
-    return encoded.group
-
-
-def _paths(encoded: Encoded) -> tuple[tuple[int, ...], ...]:
-    group = _group(encoded)
-    return tuple(tuple(int(i) for i in group.path(k)) for k in range(group.num_completions))
-
-
-def clean_scores(
-    directory: Path, paths: Sequence[Sequence[int]], places: Sequence[Sequence[int]], *, pooling: str
-) -> dict[str, Any]:
-    """What plain transformers gives for `paths`, in a process of its own; see `clean_scores.py` for the keys.
-
-    places: of each path the tokens that are read, where transformers does not choose them by itself.
-
-    Raises BundleError with the end of its output where it fails.
-    """
-    natural, is_decoder = plain_pooling(directory)
-    if pooling != natural and not (pooling == "mean" and natural == "last" and is_decoder):
-        raise BundleError(f"the model's head reads `{natural}`, and `{pooling}` was asked for", where=str(directory))
-    adapter = Path(directory, ADAPTER_DIR)
-    with tempfile.TemporaryDirectory() as scratch:
-        request, answer = Path(scratch, "request.json"), Path(scratch, "answer.json")
-        request.write_text(
-            json.dumps(
-                {
-                    "directory": str(Path(directory).resolve()),
-                    "adapter": str(adapter.resolve()) if adapter.is_dir() else None,
-                    "read": pooling if pooling in TOKEN_READOUTS or pooling != natural else "sequence",
-                    "left": is_decoder,
-                    "paths": [list(p) for p in paths],
-                    "places": [list(p) for p in places],
-                }
-            )
-        )
-        # -P keeps the script's own folder off the path; no GPU, so that the scores are those of fp32 on the CPU.
-        ran = subprocess.run(
-            [sys.executable, "-P", clean_script.__file__, str(request), str(answer)],
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-        if ran.returncode != 0 or not answer.is_file():
-            raise BundleError(
-                "plain transformers could not score the exported files",
-                where=str(directory),
-                why="\n".join((ran.stderr or ran.stdout).strip().splitlines()[-3:])
-                or f"its process ended with {ran.returncode}",
-            )
-        return dict(json.loads(answer.read_text()))
-
-
-def tolerance_of(alone: Sequence[float], padded: Mapping[str, Sequence[float]], *, where: str) -> float:
-    """TOLERANCE, or what float32 can hold for this model: a large one, or one with large scores, moves more than that
-    by the shape of its batches alone. padded: side -> the same scores in padded batches.
-
-    Raises BundleError where padding moves scores beyond rounding: that is a fault of the files.
-    """
-    alone_N = np.asarray(alone)
-    if not np.isfinite(alone_N).all():
-        raise BundleError("the exported files give scores that are not finite", where=where)
-    noise = {side: float(np.abs(np.asarray(scores) - alone_N).max()) for side, scores in padded.items()}
-    side, worst = max(noise.items(), key=lambda item: item[1])
-    if not worst <= 1e-4 * max(1.0, float(np.abs(alone_N).max())):
-        raise BundleError(
-            f"{side} padding changes the model's scores by up to {worst:.3g} in plain transformers",
-            where=where,
-            why="the score is not read at the last real token, or padding is attended to",
-            next_step="check config.json's pad_token_id: it must differ from the end of sequence and occur in no text",
-        )
-    return max(TOLERANCE, 4 * worst)
-
-
 def check_goldens(goldens: Goldens, scorer: Forward, *, std: float | None, where: str) -> None:
     """Render and score every golden; raise BundleError naming the first difference.
 
@@ -286,7 +167,7 @@ def different_ids(golden: Golden, got: Encoded) -> str:
     for slot in got.slots:
         if isinstance(slot, ScoreFailure):
             return f"it cannot be rendered ({slot.code}: {slot.message})"
-    for k, (expected, actual) in enumerate(zip(golden.token_ids, _paths(got), strict=True)):
+    for k, (expected, actual) in enumerate(zip(golden.token_ids, paths_of(got), strict=True)):
         if expected != actual:
             pairs = enumerate(zip(expected, actual, strict=False))
             at = next((i for i, (a, b) in pairs if a != b), min(len(expected), len(actual)))
@@ -294,10 +175,10 @@ def different_ids(golden: Golden, got: Encoded) -> str:
                 f"completion {k} has {list(expected[at : at + 5])} at token {at} in the bundle and "
                 f"{list(actual[at : at + 5])} here, {len(expected)} tokens and {len(actual)} in all"
             )
-    if golden.step_ends != _group(got).step_ends:
-        return f"steps that end at {golden.step_ends} in the bundle and {_group(got).step_ends} here"
-    if golden.prompt_lens != _group(got).prompt_lens:
-        return f"prompts of {golden.prompt_lens} tokens in the bundle and {_group(got).prompt_lens} here"
+    if golden.step_ends != group_of(got).step_ends:
+        return f"steps that end at {golden.step_ends} in the bundle and {group_of(got).step_ends} here"
+    if golden.prompt_lens != group_of(got).prompt_lens:
+        return f"prompts of {golden.prompt_lens} tokens in the bundle and {group_of(got).prompt_lens} here"
     return ""
 
 
@@ -318,3 +199,16 @@ def different_scores(
     if mean_gap is not None and gaps.mean() > mean_gap:
         return f"by {gaps.mean():.3g} on average, more than {mean_gap:.2g} ({example} at most)"
     return ""
+
+
+def group_of(encoded: Encoded) -> TokenGroup:
+    """Its paths. ValueError where nothing of it can be scored."""
+    if encoded.group is None:
+        raise ValueError("a request without a path to score")
+    return encoded.group
+
+
+def paths_of(encoded: Encoded) -> tuple[tuple[int, ...], ...]:
+    """The token ids of each path, prompt and completion."""
+    group = group_of(encoded)
+    return tuple(tuple(int(i) for i in group.path(k)) for k in range(group.num_completions))

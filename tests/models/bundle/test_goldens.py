@@ -15,8 +15,8 @@ from rmray.models.bundle.goldens import (
     check_goldens,
     different_ids,
     different_scores,
-    tolerance_of,
 )
+from rmray.models.bundle.make_goldens import tolerance_of
 from rmray.models.bundle.reference import hash_of_requests
 from rmray.models.bundle.request_json import request_from_json, request_to_json
 from rmray.models.scorer import Encoded
