@@ -1,4 +1,4 @@
-"""A real Prometheus: it takes the shipped files, scrapes a running app, and alerts fire and stay silent. `make chaos`."""
+"""A real Prometheus takes the shipped files and scrapes a running app; alerts fire and stay silent. `make chaos`."""
 
 import json
 import shutil
