@@ -17,7 +17,7 @@ def window_of(rewards, reference=REFERENCE, **options):
     return window.figures()
 
 
-@pytest.mark.parametrize("sizes", [[3], [7, 5], [4, 4, 4], [25], [10, 1], [1] * 23])
+@pytest.mark.parametrize("sizes", [[3], [7, 5], [4, 4, 4], [25], [10, 1], [25, 3], [1] * 23])
 def test_it_holds_the_last_rewards_however_they_came(sizes):
     rewards = np.random.default_rng(1).normal(size=sum(sizes))
     window = RewardWindow(None, size=10)
