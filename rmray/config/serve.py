@@ -101,6 +101,11 @@ def app_name(name: str, model_version: str, attempt: int = 0) -> str:
     return f"{name}-{model_version[:12]}" + (f"-{attempt}" if attempt else "")
 
 
+def name_of_app(app: str, model_version: str) -> str:
+    """The name that `app_name` made the app's of; of an app that it didn't name, the app's own."""
+    return app.rpartition(f"-{model_version[:12]}")[0] or app
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
     """What an alias points to: the app that answers for `name`, and who is in it."""

@@ -37,6 +37,11 @@ class TokenGroup:
         return len(self.prefix) + sum(len(s) for s in self.suffixes)
 
     @property
+    def num_path_tokens(self) -> int:
+        """Tokens of the K paths, each whole."""
+        return self.num_tokens + (self.num_completions - 1) * len(self.prefix)
+
+    @property
     def max_path_len(self) -> int:
         return len(self.prefix) + max(len(s) for s in self.suffixes)
 

@@ -32,6 +32,7 @@ from rmray.models.heads import find_head
 from rmray.models.last_layer import restrict_last_layer
 from rmray.models.padded import one_token_batch, padded_inputs
 from rmray.models.probe import check_packed
+from rmray.models.scorer import ForwardTokens
 
 __all__ = ["RewardBackbone", "check_packed"]
 
@@ -194,6 +195,14 @@ class RewardBackbone(nn.Module):
             self._set_attention(self._plain_attention)
         self.packed, self.packed_reason = False, reason
         logger.warning("%s takes the padded forward (same scores, more tokens): %s", type(self.model).__name__, reason)
+
+    def forward_tokens(self, batch: FlatBatch) -> ForwardTokens:
+        """What a forward of this batch computes, by the way it takes now."""
+        if self.packed and self.has_score_head and not self._exceeds_window(batch):
+            return ForwardTokens(batch.num_tokens)
+        paths = [segment.prefix_len + length for segment in batch.segments for _, length in segment.suffixes]
+        computed = len(paths) * max(paths, default=0)
+        return ForwardTokens(computed, computed - sum(paths))
 
     def _exceeds_window(self, batch: FlatBatch) -> bool:
         exceeds = self._window is not None and longest_path(batch.segments) > self._window

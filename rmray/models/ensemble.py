@@ -15,7 +15,7 @@ import numpy as np
 from rmray.models.combine import Combination, Floats
 from rmray.models.head_scorer import result_of
 from rmray.models.reward import Reference, Unfinished
-from rmray.models.scorer import Encoded, RawScores, Scorer, ScorerInfo
+from rmray.models.scorer import Encoded, ForwardTokens, RawScores, Scorer, ScorerInfo
 from rmray.schema import ItemResult, ScoreFailure, ScoreRequest, ScoreResponse
 
 
@@ -57,6 +57,11 @@ class EnsembleScorer:
     def shares_prompts(self) -> bool:
         """Whether every member's forward computes a prompt once for all the requests that carry it."""
         return all(getattr(member, "shares_prompts", False) for member in self.members)
+
+    @property
+    def last_forward(self) -> ForwardTokens | None:
+        """Of each member, where the first one says it: they compute the same tokens."""
+        return getattr(self.members[0], "last_forward", None)
 
     def decode(self, encoded: Encoded, raw: RawScores) -> ScoreResponse:
         """raw: [P, M] of `encoded.group`. K results in the order of the request's completions."""

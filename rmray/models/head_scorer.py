@@ -14,7 +14,7 @@ from rmray.data.sharing import share_prefixes
 from rmray.errors import RowError
 from rmray.models.backbone import RewardBackbone
 from rmray.models.reward import Reference, Unfinished
-from rmray.models.scorer import Encoded, RawScores, ScorerInfo
+from rmray.models.scorer import Encoded, ForwardTokens, RawScores, ScorerInfo
 from rmray.schema import ItemResult, ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult, TokenIds
 
 
@@ -88,6 +88,7 @@ class BackboneScorer:
         self.pooling = pooling
         self.reference = reference
         self.device = torch.device(device)
+        self.last_forward = ForwardTokens(0)
 
     @property
     def renderer(self) -> Renderer:
@@ -113,6 +114,7 @@ class BackboneScorer:
         with torch.inference_mode():
             flat = build_batch(shared, pooling=self.pooling).to(self.device)
             scores = self.backbone(flat).double().cpu().numpy()
+        self.last_forward = self.backbone.forward_tokens(flat)
         ends = np.cumsum([sum(num_read(groups[i], self.pooling)) for i in order])
         found: list[RawScores] = [scores] * len(groups)
         for i, rows in zip(order, np.split(scores, ends[:-1]), strict=True):

@@ -45,7 +45,7 @@ class RemoteScorer:
         model: str | None = None,
     ) -> None:
         self.info = info
-        self._server, self._encoder, self._reference, self._model = server, encoder, reference, model
+        self._server, self._encoder, self.reference, self._model = server, encoder, reference, model
         self._scores = next(field for route, field in _SCORES_OF.items() if server.url.endswith(route))
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResponse]:
@@ -113,7 +113,7 @@ class RemoteScorer:
         raw = scores[slot]
         if isinstance(raw, ScoreFailure):
             return raw
-        return result_of(encoded, k, slot, raw, self.info, self._reference, self._encoder.unfinished)
+        return result_of(encoded, k, slot, raw, self.info, self.reference, self._encoder.unfinished)
 
 
 def open_remote(

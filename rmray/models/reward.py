@@ -50,6 +50,10 @@ class Reference:
     def reward(self, raw: float) -> float:
         return (raw - self.mean) / self.std
 
+    def reward_quantiles(self) -> npt.NDArray[np.float64]:
+        """The set's own rewards at its 101 quantiles."""
+        return (np.asarray(self.quantiles) - self.mean) / self.std
+
     def quantile(self, raw: float) -> float:
         """Share of the set below `raw`, in [0, 1], by linear interpolation; among equal scores, their middle."""
         values, shares = self._steps

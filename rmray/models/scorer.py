@@ -53,11 +53,20 @@ class Encoded:
         return self.group.num_tokens if self.group else 0
 
 
+@dataclass(frozen=True, slots=True)
+class ForwardTokens:
+    """What one forward computed. computed: tokens that went through the model, padding: those of them that are none."""
+
+    computed: int
+    padding: int = 0
+
+
 class Scorer(Protocol):
     """Thread rule: `encode` and `decode` may run on other threads than `forward`, which runs on one.
 
     One whose forward computes a prompt once for all the requests that carry it says so by a true `shares_prompts`: a
-    batch may then hold more of them.
+    batch may then hold more of them. One that knows what its last forward computed has it as `last_forward`, to be read
+    on the forward's thread; one that normalises against a reference set has its statistics as `reference`.
     """
 
     info: ScorerInfo

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rmray.data.group import TokenGroup
-from rmray.models.scorer import Encoded, RawScores, Scorer
+from rmray.models.scorer import Encoded, ForwardTokens, RawScores, Scorer
 from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse, estimated_tokens
 from rmray.serving.batching import BatchLimits, Waiting, plan_batch
 from rmray.serving.faults import decode_one, encode_each, failed, forward_each
+from rmray.serving.observed import BatchObserver, seen_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,15 @@ class _Item:
     reply: asyncio.Future[ScoreResponse] = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Forward:
+    """tokens: None where the scorer doesn't say."""
+
+    results: list[RawScores | ScoreFailure]
+    took_s: float
+    tokens: ForwardTokens | None
+
+
 class ScoringEngine:
     """Bound to the event loop it is started on. `start`, then `score` from any task, then `aclose`."""
 
@@ -74,9 +84,10 @@ class ScoringEngine:
         limits: EngineLimits | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        observer: BatchObserver | None = None,
     ) -> None:
         self.scorer, self.limits, self.stats = scorer, limits or EngineLimits(), EngineStats()
-        self._clock = clock
+        self._clock, self._observer = clock, observer
         self._batch_limits = BatchLimits(self.limits.max_batch_tokens, self.limits.patience_s)
         self._encoders = ThreadPoolExecutor(self.limits.encode_threads, thread_name_prefix="rmray-encode")
         self._device = ThreadPoolExecutor(1, thread_name_prefix="rmray-forward")
@@ -229,8 +240,11 @@ class ScoringEngine:
                 batch = self._take_batch()
                 if not batch:
                     continue
-                raw = await loop.run_in_executor(self._device, self._forward, [item.encoded for item in batch])
-                loop.call_soon(self._reply, batch, raw)
+                begun_s = self._clock()
+                done = await loop.run_in_executor(self._device, self._forward, [item.encoded for item in batch])
+                loop.call_soon(self._reply, batch, done.results)
+                if self._observer is not None:
+                    loop.call_soon(self._tell, self._observer, batch, done, begun_s)
                 batch = []
         finally:
             for item in [*batch, *self._items.values()]:
@@ -248,7 +262,7 @@ class ScoringEngine:
             self._arrived.clear()
         return batch
 
-    def _forward(self, batch: list[Encoded]) -> list[RawScores | ScoreFailure]:
+    def _forward(self, batch: list[Encoded]) -> _Forward:
         """On the forward thread: one forward, and where it fails, one a request, to find whose fault it was."""
         start_s = time.perf_counter()
         results = forward_each(self.scorer, batch)
@@ -259,13 +273,21 @@ class ScoringEngine:
         stats.num_requests += len(batch)
         stats.num_tokens += tokens
         stats.forward_s += took_s
+        computed: ForwardTokens | None = getattr(self.scorer, "last_forward", None)
+        if any(isinstance(r, ScoreFailure) for r in results):
+            computed = None  # of one request alone
         if all(isinstance(r, ScoreFailure) for r in results):
             stats.failed_forwards_in_a_row += 1
         else:
             stats.failed_forwards_in_a_row = 0
             rate = tokens / max(took_s, 1e-9)
             stats.tokens_per_s = rate if not stats.tokens_per_s else 0.8 * stats.tokens_per_s + 0.2 * rate
-        return results
+        return _Forward(results, took_s, computed)
+
+    def _tell(self, observer: BatchObserver, batch: list[_Item], done: _Forward, begun_s: float) -> None:
+        wait_s = begun_s - min(item.waiting.arrived_s for item in batch)
+        encoded = [item.encoded for item in batch]
+        observer.batch(seen_batch(encoded, done.tokens, forward_s=done.took_s, oldest_wait_s=wait_s))
 
     def _reply(self, batch: list[_Item], raw: list[RawScores | ScoreFailure]) -> None:
         for item, scores in zip(batch, raw, strict=True):

@@ -22,6 +22,7 @@ from rmray.schema import ItemResult, ScoreRequest, ScoreResponse, ScoreResult, c
 
 if TYPE_CHECKING:
     from rmray.evaluation.source import RewardSource
+    from rmray.models.reward import Reference
 
 QUESTION_TOKENS = 500
 """Of a judge's own words in each question."""
@@ -44,6 +45,7 @@ class SourceScorer:
 
     def __init__(self, source: RewardSource, cost: Cost) -> None:
         self.info: ScorerInfo = source.info
+        self.reference: Reference | None = getattr(source, "reference", None)
         self._source, self._cost = source, cost
 
     def encode(self, requests: Sequence[ScoreRequest]) -> list[Encoded]:

@@ -205,3 +205,23 @@ def test_a_token_score_is_that_of_the_text_that_ends_there(model_dir: Path) -> N
     cut = "".join(piece for piece, _ in pieces[:3]).lstrip()
     (unfinished,) = only(scorer, ScoreRequest(prompt="Two plus three is ", completions=(cut,), finished=(False,)))
     assert unfinished.raw == pytest.approx(pieces[2][1], abs=1e-5)
+
+
+def test_it_tells_what_its_forward_computed(model_dir: Path) -> None:
+    scorer = make(model_dir)
+    one, same, other = scorer.encode(
+        [
+            ScoreRequest(prompt="Two plus three is ", completions=("five.", "six, or so it seems.")),
+            ScoreRequest(prompt="Two plus three is ", completions=("seven.",)),
+            ScoreRequest(prompt="The weather was ", completions=("fine.",)),
+        ]
+    )
+    scorer.forward([one, same, other])
+    told = scorer.last_forward
+    assert told.padding == 0
+    assert told.computed < one.num_tokens + same.num_tokens + other.num_tokens  # the first two met
+    scorer.backbone.refuse_packed("a test")
+    scorer.forward([one, same, other])
+    paths = [len(e.group.path(k)) for e in (one, same, other) for k in range(len(e.slots))]  # type: ignore[union-attr]
+    assert scorer.last_forward.computed == len(paths) * max(paths)
+    assert scorer.last_forward.padding == len(paths) * max(paths) - sum(paths)

@@ -16,6 +16,8 @@ from rmray.errors import BundleError
 from rmray.models.bundle.goldens import load_goldens
 from rmray.models.bundle.request_json import request_to_json
 from rmray.schema import ScoreRequest, TokenIds
+from tests.serving.live_metrics import load_the_app, metrics_of_the_node
+from tests.serving.test_metrics import used_metrics
 
 HTTP_FIELDS = ("prompt", "completions", "finished", "tools")
 TOLERANCE = 1e-5  # fp32 on the same kind of device: the goldens' own
@@ -32,6 +34,12 @@ def deployed(ray_cluster, bundle_dir):
     yield deploy(bundle_dir, name="tiny", cpus=1, drain_s=0.0, start_timeout_s=120)
     undeploy("tiny")
     serve.shutdown()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traffic(deployed):
+    """What the metrics at the end of this module are of: scored, refused and unfinished completions, by both ways."""
+    load_the_app(deployed)
 
 
 def close_to(scores):
@@ -135,3 +143,9 @@ def test_rmray_serve_stays_until_told_to_stop(bundle_dir, tmp_path):
     told = json.loads(rest.strip().splitlines()[-1])
     version = answer.json()["results"][0]["completions"][0]["model_version"]
     assert (told["name"], told["model_version"]) == ("tiny", version)
+
+
+def test_a_running_app_has_every_metric_that_the_dashboard_and_the_alerts_ask_for(deployed):
+    """Of those that only faults bring about none is there: padding, and a gateway that had to ask again."""
+    wanted = used_metrics() - {"ray_rmray_tokens_padding_total", "ray_rmray_http_retries_total"}
+    assert metrics_of_the_node(wanted) >= wanted

@@ -196,6 +196,21 @@ def test_every_answer_has_a_request_id():
     assert given == {"rollout-7:step.3"}
 
 
+def test_every_answer_is_told_by_its_route_and_never_by_a_path_that_a_client_chose():
+    told = []
+
+    async def main():
+        app = build_http_app(Backend(), on_answer=lambda *answer: told.append(answer))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+            await client.post("/v1/rewards", json={"items": [GOOD]})
+            await client.post("/v1/rewards", json={})
+            await client.get("/a/path/of/ones/own")
+
+    asyncio.run(main())
+    assert [answer[:2] for answer in told] == [("/v1/rewards", 200), ("/v1/rewards", 422), ("-", 404)]
+    assert all(took_s > 0 for *_, took_s in told)
+
+
 def test_behind_a_proxy_that_answers_ids_they_stand_in_the_log_alone(caplog):
     async def main():
         app = build_http_app(Backend(), answers_request_id=False)

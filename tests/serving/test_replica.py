@@ -1,6 +1,7 @@
 """One replica without Serve: a wrong version and a scorer that can't score never start; the health check probes."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -39,6 +40,33 @@ def test_scores_and_says_who_it_is():
         return response.results[0].raw, (await replica.info()).model_version
 
     assert run(ArithmeticScorer(), scenario) == (1.0, "fake-1")
+
+
+def test_calls_are_seen_and_those_whose_caller_went_away_too():
+    gate, entered = threading.Event(), threading.Event()
+
+    class Slow(ArithmeticScorer):
+        def forward(self, batch):
+            if batch[0].request is REQUEST:
+                entered.set()
+                assert gate.wait(10)
+            return super().forward(batch)
+
+    async def scenario(replica):
+        replica._observed.take()
+        other = ScoreRequest(prompt="p", completions=("a", ""))
+        await replica.score([other], 10.0)
+        call = asyncio.create_task(replica.score([REQUEST], 10.0))
+        await asyncio.to_thread(entered.wait, 10)
+        call.cancel()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        seen = replica._observed.take()
+        assert (len(seen.calls_s), seen.num_requests, seen.num_completions) == (1, 2, 3)
+        assert (seen.rewards, seen.failures) == ([1.0], {"blank_completion": 1, "cancelled": 1})
+
+    run(Slow(), scenario)
 
 
 def test_another_version_never_starts():

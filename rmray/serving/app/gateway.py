@@ -19,13 +19,16 @@ from rmray.errors import RequestError
 from rmray.retry import Backoff, code_of_ray_error
 from rmray.schema import ScoreRequest, ScoreResponse
 from rmray.serving.app.aliases import alias_actor
+from rmray.serving.app.metrics import Push, open_metrics
 from rmray.serving.http import build_http_app, read_api_keys
+from rmray.serving.metrics import GATEWAY, Reading, read_answer
 
 
 class HandleBackend:
     """A ScoringBackend over Serve handles: asks again where a replica died or the alias moved, until the deadline."""
 
-    def __init__(self) -> None:
+    def __init__(self, push: Push) -> None:
+        self._push = push
         self._aliases = alias_actor()
         self._models: dict[str, ServedModel] = {}
         self._known_s = -ALIAS_TTL_S
@@ -54,6 +57,7 @@ class HandleBackend:
                 delay_s = self._backoff.delay_s(attempt, left_s=deadline_s - time.monotonic(), jitter=random.random())
                 if delay_s is None:
                     raise RequestError(code, f"{type(error).__name__} from Ray") from error
+            self._push(Reading("rmray_http_retries", 1, {"code": code}))
             await asyncio.sleep(delay_s)
             if code == "stale":
                 await self._refresh()
@@ -91,7 +95,14 @@ def build_gateway() -> ASGIApp:
     """Serve calls this on every replica of the gateway. ConfigError where the file of keys is not sound."""
     path = os.environ.get(API_KEYS_ENV)
     keys = read_api_keys(path) if path else None
-    return build_http_app(HandleBackend(), keys=keys, answers_request_id=False)  # Serve's proxy does
+    push = open_metrics(GATEWAY, {})
+
+    def on_answer(route: str, status: int, took_s: float) -> None:
+        for reading in read_answer(route, status, took_s):
+            push(reading)
+
+    # Serve's proxy answers with the request's id.
+    return build_http_app(HandleBackend(push), keys=keys, answers_request_id=False, on_answer=on_answer)
 
 
 def gateway_application() -> serve.Application:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 from rmray.errors import BundleError
 from rmray.models.scorer import Scorer, ScorerInfo
 from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse
+from rmray.serving.app.metrics import start_metrics
 from rmray.serving.engine import EngineLimits, ScoringEngine
+from rmray.serving.observed import Observed
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +43,23 @@ class ScorerReplica:
                 why=f"asked for {model_version}, loaded {scorer.info.model_version}",
                 next_step="deploy again; the bundle changed meanwhile",
             )
-        self._engine = ScoringEngine(scorer, limits)
+        self._observed = Observed()
+        self._engine = ScoringEngine(scorer, limits, observer=self._observed)
         self._engine.start()
         # The first forward pays for what later ones find ready, and shows that there will be later ones.
         await self._probe()
+        self._metrics = start_metrics(self._engine, self._observed)
 
     async def score(self, requests: Sequence[ScoreRequest], timeout_s: float) -> list[ScoreResponse]:
         """Responses in the order of the requests; never raises for a fault of a request."""
-        return await self._engine.score(requests, timeout_s=timeout_s)
+        start_s = time.perf_counter()
+        try:
+            responses = await self._engine.score(requests, timeout_s=timeout_s)
+        except asyncio.CancelledError:
+            self._observed.cancelled(requests)
+            raise
+        self._observed.call(requests, responses, time.perf_counter() - start_s)
+        return responses
 
     async def info(self) -> ScorerInfo:
         """Who answers."""
@@ -62,6 +74,9 @@ class ScorerReplica:
 
     def __del__(self) -> None:
         # Serve calls this after the last accepted request was answered.
+        metrics = getattr(self, "_metrics", None)
+        if metrics is not None:
+            metrics.stop()
         engine = getattr(self, "_engine", None)
         if engine is not None:
             engine.stop()

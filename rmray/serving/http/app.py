@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 from rmray.serving.http.backend import ScoringBackend
 from rmray.serving.http.errors import add_error_handlers
 from rmray.serving.http.keys import ApiKeys
-from rmray.serving.http.middleware import BodyLimit, KeyGate, RequestIds
+from rmray.serving.http.middleware import BodyLimit, KeyGate, OnAnswer, RequestIds
 from rmray.serving.http.routes import probes_router, rewards_router
 
 
@@ -31,9 +31,10 @@ def build_http_app(
     keys: ApiKeys | None = None,
     limits: HttpLimits | None = None,
     answers_request_id: bool = True,
+    on_answer: OnAnswer | None = None,
 ) -> ASGIApp:
     """The app over `backend`. keys: one of them is asked for on every route but the probes; None: nobody is asked.
-    answers_request_id: see `RequestIds`."""
+    answers_request_id, on_answer: see `RequestIds`."""
     limits = limits or HttpLimits()
     app = FastAPI(title="rmray", description="Scores of reward models.", version="1")
     app.include_router(rewards_router(backend, max_tokens=limits.max_tokens, with_keys=keys is not None))
@@ -43,5 +44,5 @@ def build_http_app(
     app.add_middleware(BodyLimit, max_body_bytes=limits.max_body_bytes, body_timeout_s=limits.body_timeout_s)
     if keys is not None:
         app.add_middleware(KeyGate, keys=keys)
-    app.add_middleware(RequestIds, answers=answers_request_id)
+    app.add_middleware(RequestIds, answers=answers_request_id, on_answer=on_answer)
     return app

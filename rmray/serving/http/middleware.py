@@ -8,6 +8,7 @@ import re
 import time
 import traceback
 import uuid
+from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +22,10 @@ REQUEST_ID = b"x-request-id"
 OPEN_PATHS = ("/healthz", "/readyz")
 """Answered without a key: probes have none, and these say nothing but yes or no."""
 
+OnAnswer = Callable[[str, int, float], None]
+"""What is told of every request: its route (`-` of a path that is none), its status, 0 where the client went away, and
+the seconds it took."""
+
 _SOUND_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -30,10 +35,11 @@ class RequestIds:
     One line a request is logged at level info: id, method, route, status, milliseconds. Never a text, a query or a
     path that is no route. An exception that nobody expected is answered 500 and logged without its message, which may
     quote a text. answers: False behind a proxy that makes ids and puts them on answers by itself: two would differ.
+    on_answer: told the same as the log, without the id.
     """
 
-    def __init__(self, app: ASGIApp, *, answers: bool) -> None:
-        self.app, self.answers = app, answers
+    def __init__(self, app: ASGIApp, *, answers: bool, on_answer: OnAnswer | None = None) -> None:
+        self.app, self.answers, self.on_answer = app, answers, on_answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,8 +67,10 @@ class RequestIds:
                 await error_answer("internal", message)(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", "-")
-            took_ms = 1000 * (time.perf_counter() - start_s)
-            logger.info("%s %s %s %d %.0f ms", id.decode(), scope["method"], route, status, took_ms)
+            took_s = time.perf_counter() - start_s
+            logger.info("%s %s %s %d %.0f ms", id.decode(), scope["method"], route, status, 1000 * took_s)
+            if self.on_answer is not None:
+                self.on_answer(route, status, took_s)
 
 
 class KeyGate:
