@@ -9,8 +9,8 @@ import uvicorn
 
 from rmray.config.serve import API_KEYS_ENV, ServeOptions, app_name, check_name, serve_options
 from rmray.errors import ClusterError, ConfigError
+from rmray.serving.app.apps import root_cause
 from rmray.serving.app.cluster import check_asks_for_keys, count_room, free_port, is_free
-from rmray.serving.app.deploy import root_cause
 from rmray.serving.app.gateway import gateway_application
 from rmray.serving.http import ApiKeys, build_http_app
 from tests.serving.test_http import Backend

@@ -18,14 +18,14 @@ DEFAULT_HTTP_PORT = 8000
 
 
 def check_capacity(options: ServeOptions) -> None:
-    """ClusterError where the cluster, even idle, has no room for `min_replicas`: they would be pending for ever."""
+    """ClusterError where the cluster, even idle, has no room for the first replicas: they would be pending for ever."""
+    first = max(1, options.min_replicas)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     room = count_room(nodes, cpus=options.cpus, gpus=options.gpus)
-    if room < options.min_replicas:
+    if room < first:
         cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
         raise ClusterError(
-            f"the cluster has no room for {options.min_replicas} replicas of {options.cpus:g} CPU and "
-            f"{options.gpus:g} GPU each",
+            f"the cluster has no room for {first} replicas of {options.cpus:g} CPU and {options.gpus:g} GPU each",
             why=f"its {len(nodes)} node(s) have {cpus:g} CPU and {gpus:g} GPU in all, room for {room:g}",
             next_step="ask for fewer replicas, or fewer CPUs or GPUs per replica, or add nodes",
         )
