@@ -33,6 +33,11 @@ def test_a_replica_is_never_cut_in_two(cpus, gpus, room):
     assert count_room([{"CPU": 3.0}, {"CPU": 3.0, "GPU": 2.0}], cpus=cpus, gpus=gpus) == room
 
 
+def test_no_node_holds_more_than_it_may():
+    nodes = [{"CPU": 8.0}, {"CPU": 1.0}]
+    assert [count_room(nodes, cpus=1, gpus=0, per_node=n) for n in (1, 4, None)] == [2, 5, 9]
+
+
 def test_names_and_apps():
     assert app_name("helpful", "0123456789abcdef") == "helpful-0123456789ab"
     assert app_name("helpful", "0123456789abcdef", 2) == "helpful-0123456789ab-2"

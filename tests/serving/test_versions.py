@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 from rmray.config.serve import SERVED_DIR_ENV, ServedModel, serve_options
 from rmray.errors import BundleError, ClusterError, ConfigError
@@ -51,6 +52,13 @@ def test_a_rollback_says_what_became_of_the_bundle(bundle_dir, tmp_path):
     shutil.rmtree(directory)
     with pytest.raises(BundleError, match="its directory is gone"):
         _check_is_there(recipe)
+
+
+def test_a_bundle_is_loaded_and_checked_in_the_dtype_that_is_asked_for(bundle_dir):
+    recipe = bundle_recipe(bundle_dir, 0.0, "bfloat16")
+    scorer = recipe.factory()
+    assert {p.dtype for name, p in scorer.backbone.named_parameters() if "layers" in name} == {torch.bfloat16}
+    recipe.check_maker(scorer)()
 
 
 def test_what_somebodys_own_code_makes_is_not_written_down(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from ray import cloudpickle, serve
 from ray.experimental import internal_kv
 
 from rmray.config.serve import ALIAS_ACTOR, RAY_NAMESPACE, ServedModel
+from rmray.serving.app.apps import delete_app
 
 _KEY, _NAMESPACE = b"aliases", RAY_NAMESPACE.encode()
 
@@ -122,4 +123,4 @@ def retire(app: str) -> None:
     """Take a replaced app down, unless a deployment beside this one has moved a name back to it."""
     known: dict[str, ServedModel] = ray.get(alias_actor().all.remote())
     if not any(app in model.apps for model in known.values()):
-        serve.delete(app)
+        delete_app(app)

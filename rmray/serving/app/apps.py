@@ -51,7 +51,7 @@ def choose_app(name: str, model_version: str, digest: str, serving: Collection[S
         app = app_name(name, model_version, attempt)
         if all(app != model.app for model in serving):
             if app_status(app) is not None:
-                serve.delete(app)  # left over from a deployment that was broken off: nobody resolves to it
+                delete_app(app)  # left over from a deployment that was broken off: nobody resolves to it
             return app
         attempt += 1
 
@@ -85,6 +85,14 @@ def app_status(app: str) -> str | None:
     """Serve's word for it; None where there is no such app."""
     found = serve.status().applications.get(app)
     return None if found is None else str(found.status.value)
+
+
+def delete_app(app: str) -> None:
+    """Take an app down; returns once it has answered what it has accepted, for which it has `finish_s`. (`serve.delete`
+    itself gives up waiting after a minute.)"""
+    serve.delete(app, _blocking=False)
+    while app_status(app) is not None:
+        time.sleep(POLL_S)
 
 
 def wait_until_sound(app: str, options: ServeOptions, tell: Tell) -> ScorerInfo:

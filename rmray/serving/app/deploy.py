@@ -17,7 +17,16 @@ from ray import cloudpickle, serve
 from rmray.config.serve import GATEWAY_APP, ServedModel, ServeOptions, check_name, serve_options
 from rmray.errors import ClusterError, ConfigError
 from rmray.serving.app.aliases import alias_actor, live_models, retire
-from rmray.serving.app.apps import POLL_S, Tell, app_status, choose_app, options_digest, start_app, wait_until_sound
+from rmray.serving.app.apps import (
+    POLL_S,
+    Tell,
+    app_status,
+    choose_app,
+    delete_app,
+    options_digest,
+    start_app,
+    wait_until_sound,
+)
 from rmray.serving.app.cluster import check_asks_for_keys, check_capacity, ensure_http
 from rmray.serving.app.gateway import gateway_application
 from rmray.serving.app.health import CheckMaker
@@ -116,7 +125,7 @@ def deploy_recipe(
             _check_alike(before, model)
     except BaseException:  # an interrupt too would leave an app that no name points to
         if fresh:
-            serve.delete(app)
+            delete_app(app)
         raise
     start = cloudpickle.dumps((recipe, checked.model_dump()))  # type: ignore[no-untyped-call]
     replaced: ServedModel | None
@@ -157,9 +166,9 @@ def undeploy(name: str) -> None:
         raise ConfigError(f"nothing is served as {name!r}", why=f"served: {', '.join(sorted(left)) or 'none'}")
     remove_record(name)
     for app in sorted(model.apps):
-        serve.delete(app)
+        delete_app(app)
     if not left and app_status(GATEWAY_APP) is not None:
-        serve.delete(GATEWAY_APP)
+        delete_app(GATEWAY_APP)
 
 
 def served_models() -> dict[str, ServedModel]:

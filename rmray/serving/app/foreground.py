@@ -45,6 +45,8 @@ def serve(
         tell(f"{'started a local Ray' if started else 'joined Ray'} at {_gcs_address()}")
         deployed = deploy_recipe(recipe, name=name, http_port=http_port, canary=canary, tell=tell, **options)
         tell(usage(deployed, _gcs_address()))
+        if canary is not None:
+            tell(f"for {canary:.0%} of the calls, until `rmray serve --name {name}` with --promote or --rollback")
         if started if blocking is None else blocking:
             with _stop_signals() as stop:
                 tell("serving until interrupted (Ctrl-C)")
