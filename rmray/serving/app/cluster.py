@@ -27,7 +27,7 @@ def check_capacity(options: ServeOptions) -> None:
         raise ClusterError(
             f"the cluster has no room for {first} replicas of {options.cpus:g} CPU and {options.gpus:g} GPU each",
             why=f"its {len(nodes)} node(s) have {cpus:g} CPU and {gpus:g} GPU in all, room for {room:g}",
-            next_step="ask for fewer replicas, or fewer CPUs or GPUs per replica, or more replicas per node, or add nodes",
+            next_step="ask for fewer replicas, for less per replica, for more replicas per node, or add nodes",
         )
 
 

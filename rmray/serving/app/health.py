@@ -53,6 +53,7 @@ def probe(scorer: Scorer) -> None:
 def exit_process() -> None:
     """End this replica at once. Its callers ask another one, as when a node is lost, and Serve starts a new one; an
     error of the health check alone would let it answer wrongly until Serve has heard it three times."""
+    logging.shutdown()  # why, has been logged
     os._exit(1)
 
 

@@ -88,7 +88,7 @@ def test_a_canary_a_promotion_and_the_way_back(url, served_dir, capsys):
         roll_back("share")
 
 
-def test_what_was_served_comes_back_by_itself_on_a_cluster_that_declares_it(url, bundle_dir, served_dir):
+def test_what_was_served_comes_back_by_itself_on_a_cluster_that_declares_it(url, bundle_dir, served_dir, capsys):
     """As KubeRay does it: Serve is given a config, with the models' app in it."""
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
@@ -112,4 +112,8 @@ def test_what_was_served_comes_back_by_itself_on_a_cluster_that_declares_it(url,
     with RewardClient.connect("again", timeout_s=30) as again:
         assert again.score_group("The quick brown fox ", ["rests."])[0].model_version == recipe.model_version
     assert set(served_models()) == {"alpha", "again"}, "what is not declared is left alone"
+    app = served_models()["again"].app
+    assert main(["serve", "--restore", str(served_dir), "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out.splitlines()[-1])["served"]
+    assert (told["app"], served_models()["again"].app) == (app, app), "what is served already stays as it is"
     undeploy("again")
