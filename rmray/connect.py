@@ -31,6 +31,18 @@ def connected(address: str | None = None, *, log_to_driver: bool = True) -> Iter
             ray.shutdown()
 
 
+@contextmanager
+def connected_to_running(address: str | None = None) -> Iterator[None]:
+    """As `join`; at the end a connection that was made here is closed."""
+    was_connected = ray.is_initialized()
+    join(address)
+    try:
+        yield
+    finally:
+        if not was_connected:
+            ray.shutdown()
+
+
 def join_or_start(address: str | None = None, *, log_to_driver: bool = False) -> bool:
     """Connect this process to Ray; True where that started a local cluster, which the caller must shut down.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import yaml
 
 import rmray
 from rmray.config import TrainConfig, load_config
+from rmray.config.serve import GATEWAY_APP, SERVED_DIR_ENV, ServeConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
+SERVE_CONFIG = ROOT / "jobs" / "configs" / "serve.yaml"
+CONFIGS = sorted({*(ROOT / "jobs" / "configs").glob("*.yaml")} - {SERVE_CONFIG})
 CLUSTER_FILES = sorted((ROOT / "cluster").glob("*.yaml"))
 
 
@@ -21,6 +24,12 @@ CLUSTER_FILES = sorted((ROOT / "cluster").glob("*.yaml"))
 def test_config_parses(path: Path) -> None:
     config = load_config(TrainConfig, path)
     assert config.data.train
+
+
+def test_serve_config_parses() -> None:
+    config = load_config(ServeConfig, SERVE_CONFIG)
+    assert config.bundle is not None
+    assert config.options.max_queued_tokens >= 4 * config.options.target_tokens
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if "gpu" in p.stem], ids=lambda p: p.stem)
@@ -42,6 +51,20 @@ def test_cluster_file_names_our_image_and_ray(path: Path) -> None:
     for script, config in re.findall(r"python (jobs/\S+\.py) (jobs/configs/\S+\.yaml)", text):
         assert (ROOT / script).exists()
         assert (ROOT / config).exists()
+
+
+def test_the_service_declares_apps_that_are_there_and_one_place_for_what_is_served() -> None:
+    (service,) = yaml.safe_load_all((ROOT / "cluster" / "rayservice.yaml").read_text())
+    apps = {app["name"]: app for app in yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]}
+    assert set(apps) == {GATEWAY_APP, "rmray-models"}
+    for app in apps.values():
+        module, _, builder = app["import_path"].partition(":")
+        assert callable(getattr(import_module(module), builder))
+    cluster = service["spec"]["rayClusterConfig"]
+    pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    for container in (pod["template"]["spec"]["containers"][0] for pod in pods):
+        variables = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert variables[SERVED_DIR_ENV] == apps["rmray-models"]["args"]["directory"]
 
 
 def test_image_is_built_on_the_same_ray() -> None:

@@ -70,7 +70,7 @@ def _check_known(
     """The overrides, or ConfigError where the verb takes none, one has no value, or a word is unknown."""
     if unknown:
         name = unknown[0].removeprefix("--").partition("=")[0]
-        near = nearest_option(name) if VERBS[verb].takes_overrides else None
+        near = nearest_option(verb, name) if VERBS[verb].takes_overrides else None
         raise ConfigError(
             f"unknown argument {unknown[0]!r}" + (f"; did you mean `--{near}`?" if near else ""),
             where=f"rmray {verb}",

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rmray.evaluation.source import RewardSource
 
 
-def add_arguments(parser: ArgumentParser, purpose: str) -> None:
-    """purpose: what the model is for, such as "to score with"."""
-    model = parser.add_mutually_exclusive_group(required=True)
+def add_arguments(parser: ArgumentParser, purpose: str, *, required: bool = True) -> None:
+    """purpose: what the model is for, such as "to score with". required: false where a config may name it."""
+    model = parser.add_mutually_exclusive_group(required=required)
     model.add_argument("--bundle", metavar="DIR", help=f"the bundle {purpose}")
     model.add_argument("--judge", metavar="FILE", help=f"the judge config {purpose}")
     remote_options(model, parser)

@@ -8,27 +8,32 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rmray.cli import benchmark, best_of_n, ensemble, evaluate, export, judge, report, source
+from pydantic import BaseModel
+
+from rmray.cli import benchmark, best_of_n, ensemble, evaluate, export, judge, report, serve, source
 from rmray.cli.columns import add_column_arguments, add_data_arguments, columns_of
 from rmray.config import TrainConfig, load_config
 from rmray.config.load import known_paths, nearest
+from rmray.config.serve import ServeConfig
 
 Result = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """add_arguments declares the options, run does the work and returns what `--json` prints."""
+    """add_arguments declares the options, run does the work and returns what `--json` prints. config: what a config
+    file and dotted keys are of, where it takes them."""
 
     summary: str
     add_arguments: Callable[[ArgumentParser], None]
     run: Callable[[Namespace], Result]
     takes_overrides: bool = False
+    config: type[BaseModel] = TrainConfig
 
 
-def nearest_option(name: str) -> str | None:
-    """The dotted config key that an unknown option most likely means."""
-    return nearest((name,), set(known_paths(TrainConfig)))
+def nearest_option(verb: str, name: str) -> str | None:
+    """The dotted config key that an unknown option of a verb most likely means."""
+    return nearest((name,), set(known_paths(VERBS[verb].config)))
 
 
 def _config_arguments(parser: ArgumentParser) -> None:
@@ -128,52 +133,6 @@ def _score(arguments: Namespace) -> Result:
     return figures
 
 
-def _port(text: str) -> int:
-    """For argparse: a TCP port."""
-    port = int(text)
-    if not 0 < port < 65536:
-        raise ValueError(text)
-    return port
-
-
-def _serve_arguments(parser: ArgumentParser) -> None:
-    source.add_arguments(parser, "to serve")
-    parser.add_argument("--name", default="reward-model", help="the name that clients ask for (default: %(default)s)")
-    parser.add_argument(
-        "--http-port",
-        type=_port,
-        default=None,
-        metavar="N",
-        help="HTTP port (default: Serve's own, else 8000, else a free one)",
-    )
-    parser.add_argument("--min-replicas", type=int, default=1, metavar="N")
-    parser.add_argument("--max-replicas", type=int, default=2, metavar="N")
-    parser.add_argument("--cpus", type=float, default=1, help="CPUs, and torch threads, per replica")
-    parser.add_argument("--gpus", type=float, default=0, help="GPUs, or a share of one, per replica")
-
-
-def _serve(arguments: Namespace) -> Result:
-    source.check(arguments)
-    from rmray.serving.app import recipes, serve
-
-    def recipe_for(gpus: float) -> recipes.Recipe:
-        if arguments.judge:
-            return recipes.judge_recipe(arguments.judge, gpus)
-        if arguments.remote:
-            return recipes.remote_recipe(arguments.remote, arguments.bundle_rules, arguments.remote_key_env)
-        return recipes.bundle_recipe(arguments.bundle, gpus)
-
-    return serve(
-        recipe_for,
-        name=arguments.name,
-        http_port=arguments.http_port,
-        min_replicas=arguments.min_replicas,
-        max_replicas=arguments.max_replicas,
-        cpus=arguments.cpus,
-        gpus=arguments.gpus,
-    )
-
-
 def _import_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="directory or Hub id of a sequence-classification reward model")
     parser.add_argument("--output", required=True, metavar="DIR", help="where the bundle is written")
@@ -231,6 +190,12 @@ VERBS: dict[str, Verb] = {
     "score": Verb("score the completions of a file", _score_arguments, _score),
     "best-of-n": Verb("pick the best of the completions of each prompt", best_of_n.add_arguments, best_of_n.run),
     "label": Verb("let a judge label pairs for training", judge.add_arguments, judge.run),
-    "serve": Verb("serve a bundle or a judge as an autoscaling Ray Serve app", _serve_arguments, _serve),
+    "serve": Verb(
+        "serve a bundle or a judge as an autoscaling Ray Serve app",
+        serve.add_arguments,
+        serve.run,
+        takes_overrides=True,
+        config=ServeConfig,
+    ),
     "benchmark": Verb("measure speed and accuracy beside the peers", benchmark.add_arguments, benchmark.run),
 }

@@ -68,18 +68,7 @@ def _seconds(value: str | None) -> float | None:
 def choose_card(answer: Answer, name: str | None, url: str) -> ServedModel:
     """The model of that name out of `/v1/models`, or the only one where no name is given."""
     try:
-        cards = [
-            ServedModel(
-                name=_text(card["id"]),
-                app=url,
-                kind=_text(card["kind"]),
-                model_version=_text(card["model_version"]),
-                reference=_text(card["reference"]),
-                tokenizer_hash=_text(card["tokenizer_hash"]),
-                max_length=int(card["max_length"]),
-            )
-            for card in answer.body["data"]
-        ]
+        cards = [_card(card, url) for card in answer.body["data"]]
     except (KeyError, OverflowError, TypeError, ValueError):
         raise _no_gateway("a list of models was expected", url) from None
     names = ", ".join(sorted(card.name for card in cards)) or "none"
@@ -90,6 +79,23 @@ def choose_card(answer: Answer, name: str | None, url: str) -> ServedModel:
         raise RequestError("model_missing", "several models are served; say which", where=url, why=f"served: {names}")
     what = "no reward model is served" if name is None else f"no reward model named {name!r} is served"
     raise RequestError("unknown_model", what, where=url, why=f"served: {names}")
+
+
+def _card(card: Mapping[str, Any], url: str) -> ServedModel:
+    """A model of the list. Its canary is of the same kind, reference and tokenizer, or the server would not have it."""
+    model = ServedModel(
+        name=_text(card["id"]),
+        app=url,
+        kind=_text(card["kind"]),
+        model_version=_text(card["model_version"]),
+        reference=_text(card["reference"]),
+        tokenizer_hash=_text(card["tokenizer_hash"]),
+        max_length=int(card["max_length"]),
+    )
+    if (canary := card.get("canary")) is None:
+        return model
+    other = replace(model, model_version=_text(canary["model_version"]))
+    return replace(model, canary=other, share=float(canary["share"]))
 
 
 def refused_items(answer: Answer, num_items: int) -> dict[int, str]:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -46,7 +47,8 @@ class HttpTransport:
     url: http or https; a path in it is kept as a prefix. api_key: sent as a bearer token, for a proxy that asks for
     one. http: another httpx transport in place of sockets; it does not pickle.
 
-    The model once resolved is trusted until an answer names another version: that is `stale`, and resolved again.
+    The model once resolved is trusted until an answer names another version: that is `stale`, and resolved again. Where
+    it has a canary, one of the two is drawn for each call, and asked for by its version.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class HttpTransport:
             if answer.status != 200:
                 raise fault_of(answer, self._url)
             self._model = choose_card(answer, self._name, self._url)
-        return self._model
+        return self._model.pick(random.random())
 
     async def send(
         self, model: ServedModel, requests: Sequence[ScoreRequest], *, timeout_s: float
@@ -132,7 +134,9 @@ class HttpTransport:
             raise _deadline(left_s)
         # The server gets a little less, so that what it could not do in time comes back item by item.
         server_s = min(left_s - min(0.1 * left_s, 0.5), MAX_TIMEOUT_S)
-        head = f'{{"model":{json.dumps(model.name)},"timeout_s":{max(server_s, 0.001):.3f},"items":['
+        has_canary = self._model is not None and self._model.canary is not None
+        name = f"{model.name}@{model.model_version}" if has_canary else model.name
+        head = f'{{"model":{json.dumps(name)},"timeout_s":{max(server_s, 0.001):.3f},"items":['
         return await self._call("POST", "/v1/rewards", head + ",".join(p.item for p in pieces) + "]}", left_s)
 
     async def _call(self, method: str, path: str, body: str | None, timeout_s: float) -> Answer:

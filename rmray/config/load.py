@@ -109,9 +109,11 @@ def load_config(kind: type[Config], path: str | Path | None, overrides: Sequence
         raise _config_error(kind, error, lines, str(path) if path else "command line") from None
 
 
-def save_config(config: BaseModel, path: str | Path) -> None:
-    """Write the resolved config as YAML that `load_config` reads back to an equal config."""
-    text = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+def save_config(config: BaseModel, path: str | Path, *, exclude_unset: bool = False) -> None:
+    """Write the resolved config as YAML that `load_config` reads back to an equal config. exclude_unset: without what
+    it has by default."""
+    tree = config.model_dump(mode="json", exclude_unset=exclude_unset)
+    text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     Path(path).write_text(text, encoding="utf-8")
 
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse, estimated_to
 from rmray.serving.batching import BatchLimits, Waiting, plan_batch
 from rmray.serving.faults import decode_one, encode_each, failed, forward_each
 from rmray.serving.observed import BatchObserver, seen_batch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +43,15 @@ class EngineLimits:
 
 @dataclass(slots=True)
 class EngineStats:
-    """Counters since the start. tokens_per_s: of recent forwards, 0 before the first. failures: completions answered
-    without a score, by code (`non_finite` among them)."""
+    """Counters since the start. tokens_per_s: of recent forwards, 0 before the first. mean_call_tokens: of recent
+    calls, likewise. failures: completions answered without a score, by code (`non_finite` among them)."""
 
     num_batches: int = 0
     num_requests: int = 0
     num_tokens: int = 0
     forward_s: float = 0.0
     tokens_per_s: float = 0.0
+    mean_call_tokens: float = 0.0
     failed_forwards_in_a_row: int = 0
     failures: Counter[str] = field(default_factory=Counter)
 
@@ -147,9 +151,16 @@ class ScoringEngine:
             for answer in answers.values():
                 if isinstance(answer, asyncio.Future):
                     answer.cancel()
-            self._queued_tokens -= sum(ticket.tokens for ticket in admitted.values())
+            tokens = sum(ticket.tokens for ticket in admitted.values())
+            self._queued_tokens -= tokens
+            if tokens:
+                self.stats.mean_call_tokens = _recent(self.stats.mean_call_tokens, tokens)
             self._calls.discard(call)
             call.set_result(None)
+
+    async def between_forwards(self, work: Callable[[], T]) -> T:
+        """Run `work` on the forward thread as soon as the forward that runs is done, however long the queue is."""
+        return await asyncio.get_running_loop().run_in_executor(self._device, work)
 
     async def aclose(self, *, drain_s: float = 30.0) -> None:
         """Refuse new requests, answer those accepted (for at most drain_s), stop the threads."""
@@ -280,8 +291,7 @@ class ScoringEngine:
             stats.failed_forwards_in_a_row += 1
         else:
             stats.failed_forwards_in_a_row = 0
-            rate = tokens / max(took_s, 1e-9)
-            stats.tokens_per_s = rate if not stats.tokens_per_s else 0.8 * stats.tokens_per_s + 0.2 * rate
+            stats.tokens_per_s = _recent(stats.tokens_per_s, tokens / max(took_s, 1e-9))
         return _Forward(results, took_s, computed)
 
     def _tell(self, observer: BatchObserver, batch: list[_Item], done: _Forward, begun_s: float) -> None:
@@ -312,6 +322,11 @@ def _parts(tickets: dict[int, _Ticket], max_tokens: int) -> Iterator[list[int]]:
             part, total = [], 0
     if part:
         yield part
+
+
+def _recent(mean: float, value: float) -> float:
+    """The mean of recent values with one more; 0 stands for none yet."""
+    return 0.8 * mean + 0.2 * value if mean else value
 
 
 def _late() -> ScoreFailure:

@@ -113,7 +113,7 @@ class Item(Model):
 
 class RewardsRequest(Model):
     model: StrictStr | None = None
-    """Name of the served model; may be left out where there is one."""
+    """Name of the served model; may be left out where there is one. NAME@VERSION asks for that version alone."""
     items: Annotated[list[Item], Field(min_length=1, max_length=MAX_ITEMS)]
     """Prompts with their completions; results come back in this order."""
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 60.0
@@ -170,6 +170,12 @@ class RewardsResponse(BaseModel):
     """Where no completion could be scored: the first one's error."""
 
 
+class CanaryCard(BaseModel):
+    model_version: str
+    share: float
+    """Of the calls for the name that this version answers."""
+
+
 class ModelCard(BaseModel):
     id: str
     kind: str
@@ -177,6 +183,7 @@ class ModelCard(BaseModel):
     reference: str
     tokenizer_hash: str
     max_length: int
+    canary: CanaryCard | None = None
 
 
 class ModelList(BaseModel):
@@ -239,6 +246,7 @@ def to_card(model: ServedModel) -> ModelCard:
         reference=model.reference,
         tokenizer_hash=model.tokenizer_hash,
         max_length=model.max_length,
+        canary=CanaryCard(model_version=model.canary.model_version, share=model.share) if model.canary else None,
     )
 
 

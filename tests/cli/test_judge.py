@@ -122,11 +122,12 @@ def test_what_cannot_be_judged_is_told(judge: str, tmp_path: Path, capsys: pytes
     ):
         assert main(words) == 2
         assert message in capsys.readouterr().err
-    for words in (["score", "--input", rows, "--output", str(tmp_path)], ["serve"]):
-        for models in ([], ["--judge", judge, "--bundle", "b"]):
-            with pytest.raises(SystemExit) as caught:
-                main([*words, *models])
-            assert caught.value.code == 2
+    both = ["--judge", judge, "--bundle", "b"]
+    score = ["score", "--input", rows, "--output", str(tmp_path)]
+    for words in (score, [*score, *both], ["serve", *both]):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2
     for verb in (["best-of-n", "--input", rows, "--output", str(tmp_path)], ["serve"]):
         assert main([*verb, "--remote", "http://h"]) == 2
         assert "--bundle-rules" in capsys.readouterr().err

@@ -9,8 +9,8 @@ import uvicorn
 
 from rmray.config.serve import API_KEYS_ENV, ServeOptions, app_name, check_name, serve_options
 from rmray.errors import ClusterError, ConfigError
+from rmray.serving.app.apps import root_cause
 from rmray.serving.app.cluster import check_asks_for_keys, count_room, free_port, is_free
-from rmray.serving.app.deploy import root_cause
 from rmray.serving.app.gateway import gateway_application
 from rmray.serving.http import ApiKeys, build_http_app
 from tests.serving.test_http import Backend
@@ -31,6 +31,11 @@ def test_a_port_in_use_is_not_free():
 )
 def test_a_replica_is_never_cut_in_two(cpus, gpus, room):
     assert count_room([{"CPU": 3.0}, {"CPU": 3.0, "GPU": 2.0}], cpus=cpus, gpus=gpus) == room
+
+
+def test_no_node_holds_more_than_it_may():
+    nodes = [{"CPU": 8.0}, {"CPU": 1.0}]
+    assert [count_room(nodes, cpus=1, gpus=0, per_node=n) for n in (1, 4, None)] == [2, 5, 9]
 
 
 def test_names_and_apps():

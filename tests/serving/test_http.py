@@ -44,6 +44,18 @@ class Backend:
         return score_requests(self.scorer, requests)
 
 
+class Asked(Backend):
+    """Keeps the models that were asked."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.asked = []
+
+    async def score(self, model, requests, *, timeout_s):
+        self.asked.append(model)
+        return await super().score(model, requests, timeout_s=timeout_s)
+
+
 class Refusing(Backend):
     def __init__(self, failure):
         super().__init__()
@@ -243,6 +255,19 @@ def test_an_unknown_model_is_404_with_the_names():
     answer = post({"model": "x", "items": [GOOD]}, Backend(models=[served("b"), served("a")]))
     assert answer.status_code == 404
     assert "served: a, b" in answer.json()["error"]["message"]
+
+
+def test_a_version_can_be_asked_for_by_its_hash():
+    shared = replace(served(version="v1"), canary=served(version="v2"), share=0.25)
+    backend = Asked(models=[shared])
+    for model, app in (("helpful", "helpful-v1"), ("helpful@v1", "helpful-v1"), ("helpful@v2", "helpful-v2")):
+        assert post({"model": model, "items": [GOOD]}, backend).status_code == 200
+        assert backend.asked[-1].app == app
+    assert [asked.share for asked in backend.asked if asked.canary] == [0.25], "only the bare name is drawn for"
+    gone = post({"model": "helpful@v0", "items": [GOOD]}, backend)
+    assert (gone.status_code, gone.json()["error"]["code"]) == (503, "stale")
+    (card,) = call(backend, "GET", "/v1/models").json()["data"]
+    assert card["canary"] == {"model_version": "v2", "share": 0.25}
 
 
 def test_the_name_may_be_left_out_where_one_model_is_served():

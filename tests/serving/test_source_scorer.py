@@ -19,8 +19,9 @@ from rmray.models.judge import PairwiseJudge, open_judge
 from rmray.models.judge.chat_server import ChatServer
 from rmray.retry import RETRY_CODES, Backoff
 from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse
+from rmray.serving.app.health import MAX_FAILED_FORWARDS
 from rmray.serving.app.recipes import Recipe, judge_recipe, load_judge
-from rmray.serving.app.replica import MAX_FAILED_FORWARDS, ScorerReplica
+from rmray.serving.app.replica import ScorerReplica
 from rmray.serving.engine import EngineLimits
 from rmray.serving.source_scorer import MOST_TOKENS, SourceScorer, grade_cost, pair_cost
 from tests.models.judge.stand_ins import Server, StubModel, completion, gullible, serving
@@ -176,12 +177,12 @@ def test_a_local_judges_version_is_known_before_its_weights_are_loaded(
 
 
 def test_another_address_is_another_app_of_the_same_version(tmp_path: Path) -> None:
-    from rmray.serving.app.deploy import _digest
+    from rmray.serving.app.apps import options_digest
 
     fields = {"backend": "openai", "model": "m"}
     one, other = (judge_recipe(judge_file(tmp_path, **fields, url=url), 0) for url in ("http://a", "http://b"))
     assert one.model_version == other.model_version
-    assert len({_digest(serve_options(), recipe.settings) for recipe in (one, other)}) == 2
+    assert len({options_digest(serve_options(), recipe.settings) for recipe in (one, other)}) == 2
 
 
 def test_a_request_counts_by_its_questions_and_is_never_too_large() -> None:

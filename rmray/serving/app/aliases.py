@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+from ray import cloudpickle, serve
 from ray.experimental import internal_kv
 
 from rmray.config.serve import ALIAS_ACTOR, RAY_NAMESPACE, ServedModel
+from rmray.serving.app.apps import delete_app
 
 _KEY, _NAMESPACE = b"aliases", RAY_NAMESPACE.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """What answers for a name, and how to start it again, and what was there before. The latter are pickled: only
+    `versions` reads them, the actor has no need to import what is in them."""
+
+    model: ServedModel
+    start: bytes
+    start_canary: bytes | None = None
+    start_before: bytes | None = None
 
 
 class Aliases:
@@ -22,30 +34,54 @@ class Aliases:
 
     def __init__(self) -> None:
         raw = internal_kv._internal_kv_get(_KEY, namespace=_NAMESPACE)
-        self._models = {name: ServedModel(**fields) for name, fields in json.loads(raw or b"{}").items()}
+        self._aliases: dict[str, Alias] = cloudpickle.loads(raw) if raw else {}
 
     def all(self) -> dict[str, ServedModel]:
         """Every name and what answers for it."""
-        return dict(self._models)
+        return {name: alias.model for name, alias in self._aliases.items()}
 
-    def move(self, model: ServedModel) -> ServedModel | None:
-        """Let `model` answer for its name; returns who did before."""
-        before = self._models.get(model.name)
-        self._models[model.name] = model
-        self._save()
-        return before
+    def find(self, name: str) -> Alias | None:
+        """All that is known of a name."""
+        return self._aliases.get(name)
+
+    def move(self, model: ServedModel, start: bytes) -> ServedModel | None:
+        """Let `model` answer all calls for its name; returns who did before."""
+        before = self._aliases.get(model.name)
+        if before is None:
+            self._put(Alias(model, start))
+            return None
+        changes = before.model.app != model.app
+        self._put(Alias(model, start, start_before=before.start if changes else before.start_before))
+        return before.model
+
+    def set_canary(self, canary: ServedModel, start: bytes, share: float) -> ServedModel:
+        """Let `canary` answer a share of the calls for its name; returns who did before."""
+        before = self._aliases[canary.name]
+        model = replace(before.model, canary=canary, share=share)
+        self._put(replace(before, model=model, start_canary=start))
+        return before.model
+
+    def drop_canary(self, name: str, app: str) -> None:
+        """Let the name's version answer all calls again, where that canary still takes a share."""
+        before = self._aliases.get(name)
+        if before is not None and before.model.canary is not None and before.model.canary.app == app:
+            self._put(replace(before, model=replace(before.model, canary=None, share=0.0), start_canary=None))
 
     def remove(self, name: str, app: str | None = None) -> ServedModel | None:
         """Forget a name, or only where `app` answers for it still; returns who did."""
-        before = self._models.get(name)
-        if before is None or app not in (None, before.app):
+        before = self._aliases.get(name)
+        if before is None or app not in (None, before.model.app):
             return None
-        del self._models[name]
+        del self._aliases[name]
         self._save()
-        return before
+        return before.model
+
+    def _put(self, alias: Alias) -> None:
+        self._aliases[alias.model.name] = alias
+        self._save()
 
     def _save(self) -> None:
-        raw = json.dumps({name: asdict(model) for name, model in self._models.items()}).encode()
+        raw = cloudpickle.dumps(self._aliases)  # type: ignore[no-untyped-call]
         internal_kv._internal_kv_put(_KEY, raw, overwrite=True, namespace=_NAMESPACE)
 
 
@@ -64,3 +100,27 @@ def alias_actor() -> Any:
         )
         .remote()
     )
+
+
+def live_models() -> dict[str, ServedModel]:
+    """All names and what answers for them, without those whose app is gone (after `serve shutdown`, say): these are
+    forgotten."""
+    aliases = alias_actor()
+    known: dict[str, ServedModel] = ray.get(aliases.all.remote())
+    apps = serve.status().applications
+    for name, model in list(known.items()):
+        if model.app not in apps:
+            # Only that one: meanwhile the name may have moved to an app that is there.
+            ray.get(aliases.remove.remote(name, model.app))
+            del known[name]
+        elif model.canary is not None and model.canary.app not in apps:
+            ray.get(aliases.drop_canary.remote(name, model.canary.app))
+            known[name] = replace(model, canary=None, share=0.0)
+    return known
+
+
+def retire(app: str) -> None:
+    """Take a replaced app down, unless a deployment beside this one has moved a name back to it."""
+    known: dict[str, ServedModel] = ray.get(alias_actor().all.remote())
+    if not any(app in model.apps for model in known.values()):
+        delete_app(app)

@@ -18,30 +18,33 @@ DEFAULT_HTTP_PORT = 8000
 
 
 def check_capacity(options: ServeOptions) -> None:
-    """ClusterError where the cluster, even idle, has no room for `min_replicas`: they would be pending for ever."""
+    """ClusterError where the cluster, even idle, has no room for the first replicas: they would be pending for ever."""
+    first = max(1, options.min_replicas)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    room = count_room(nodes, cpus=options.cpus, gpus=options.gpus)
-    if room < options.min_replicas:
+    room = count_room(nodes, cpus=options.cpus, gpus=options.gpus, per_node=options.max_replicas_per_node)
+    if room < first:
         cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
         raise ClusterError(
-            f"the cluster has no room for {options.min_replicas} replicas of {options.cpus:g} CPU and "
-            f"{options.gpus:g} GPU each",
+            f"the cluster has no room for {first} replicas of {options.cpus:g} CPU and {options.gpus:g} GPU each",
             why=f"its {len(nodes)} node(s) have {cpus:g} CPU and {gpus:g} GPU in all, room for {room:g}",
-            next_step="ask for fewer replicas, or fewer CPUs or GPUs per replica, or add nodes",
+            next_step="ask for fewer replicas, for less per replica, for more replicas per node, or add nodes",
         )
 
 
-def count_room(nodes: Sequence[Mapping[str, float]], *, cpus: float, gpus: float) -> float:
-    """Replicas that idle nodes hold, each whole on one node. nodes: the resources of each, CPU and GPU."""
+def count_room(nodes: Sequence[Mapping[str, float]], *, cpus: float, gpus: float, per_node: int | None = None) -> float:
+    """Replicas that idle nodes hold, each whole on one node. nodes: the resources of each, CPU and GPU. per_node: at
+    most so many on one; None: as many as fit."""
     needed = [(kind, each) for kind, each in (("CPU", cpus), ("GPU", gpus)) if each]
+    most = math.inf if per_node is None else per_node
     # Ray counts in ten-thousandths: three shares of 0.1 are 0.3.
-    return sum(
+    fits = (
         min(
             (round(node.get(kind, 0.0) * 10_000) // max(1, round(each * 10_000)) for kind, each in needed),
             default=math.inf,
         )
         for node in nodes
     )
+    return sum(min(most, room) for room in fits)
 
 
 def ensure_http(port: int | None, host: str = "127.0.0.1") -> str | None:

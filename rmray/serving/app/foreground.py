@@ -12,17 +12,19 @@ from typing import Any
 import ray
 from ray import serve as ray_serve
 
-from rmray.config.serve import check_name, serve_options
+from rmray.config.serve import ServeOptions, check_name, serve_options
 from rmray.connect import join_or_start
-from rmray.serving.app.deploy import Deployed, Tell, deploy_recipe, undeploy
+from rmray.serving.app.apps import Tell
+from rmray.serving.app.deploy import Deployed, deploy_recipe, undeploy
 from rmray.serving.app.recipes import Recipe
 
 
 def serve(
-    recipe_for: Callable[[float], Recipe],
+    recipe_for: Callable[[ServeOptions], Recipe],
     *,
     name: str,
     http_port: int | None = None,
+    canary: float | None = None,
     address: str | None = None,
     blocking: bool | None = None,
     tell: Tell = print,
@@ -30,19 +32,21 @@ def serve(
 ) -> Mapping[str, Any]:
     """Serve a model. On a running cluster it returns when the app answers; with none to join it starts a local one.
 
-    recipe_for: one of `recipes`, given the GPUs of a replica. address: see `connect.join_or_start`. blocking: stay
-    until SIGINT or SIGTERM, then take the app down; None: where the cluster was started here. options: fields of
-    ServeOptions. Returns what `--json` prints.
+    recipe_for: makes one of `recipes`. canary: see `deploy_recipe`. address: see `connect.join_or_start`. blocking:
+    stay until SIGINT or SIGTERM, then take the app down, which answers what it has accepted; None: where the cluster
+    was started here. options: fields of ServeOptions. Returns what `--json` prints.
     Raises as `deploy`, and ClusterError where the cluster can't be joined.
     """
     # What is wrong with the request is told before a cluster is started for it.
     check_name(name)
-    recipe = recipe_for(serve_options(**options).gpus)
+    recipe = recipe_for(serve_options(**options))
     started = join_or_start(address)
     try:
         tell(f"{'started a local Ray' if started else 'joined Ray'} at {_gcs_address()}")
-        deployed = deploy_recipe(recipe, name=name, http_port=http_port, tell=tell, **options)
+        deployed = deploy_recipe(recipe, name=name, http_port=http_port, canary=canary, tell=tell, **options)
         tell(usage(deployed, _gcs_address()))
+        if canary is not None:
+            tell(f"for {canary:.0%} of the calls, until `rmray serve --name {name}` with --promote or --rollback")
         if started if blocking is None else blocking:
             with _stop_signals() as stop:
                 tell("serving until interrupted (Ctrl-C)")
@@ -55,8 +59,13 @@ def serve(
         raise
     if started and blocking is not False:
         _shut_down()
+    return told(deployed)
+
+
+def told(deployed: Deployed) -> Mapping[str, Any]:
+    """What `--json` prints of a deployment."""
     return {
-        "name": name,
+        "name": deployed.model.name,
         "app": deployed.model.app,
         "model_version": deployed.model.model_version,
         "reference": deployed.model.reference,

@@ -47,7 +47,7 @@ class HandleBackend:
         for attempt in itertools.count():
             left_s = deadline_s - time.monotonic()
             try:
-                return await self._call(model.app, requests, left_s)
+                return await self._call(model.pick(random.random()).app, requests, left_s)
             except TimeoutError:
                 raise RequestError("deadline", f"no answer within {timeout_s} s") from None
             except Exception as error:
@@ -87,7 +87,7 @@ class HandleBackend:
     async def _refresh(self) -> None:
         self._models = await self._aliases.all.remote()
         self._known_s = time.monotonic()
-        apps = {model.app for model in self._models.values()}
+        apps = set().union(*(model.apps for model in self._models.values()))
         self._handles = {app: handle for app, handle in self._handles.items() if app in apps}
 
 

@@ -6,16 +6,19 @@ A recipe travels to the replicas and holds no key: a replica reads it from its o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rmray.config import load_config
 from rmray.config.judge import JudgeConfig, JudgeSection
+from rmray.config.serve import ServeConfig
 from rmray.errors import ConfigError
 from rmray.models.scorer import Scorer
-from rmray.serving.app.replica import ScorerFactory, load_scorer
+from rmray.serving.app.health import CheckMaker
+from rmray.serving.app.replica import ScorerFactory
 from rmray.serving.source_scorer import SourceScorer, grade_cost, pair_cost, text_cost
 
 SERVED_TIMEOUT_S = 30.0
@@ -25,31 +28,77 @@ SERVED_TIMEOUT_S = 30.0
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """factory: called on every replica. model_version: what its scorer calls itself. settings: what else makes another
-    app of the same version, such as an address."""
+    app of the same version, such as an address. check_maker: see `health`. source: the fields of a ServeConfig that say
+    so, none where the factory is somebody's own."""
 
     factory: ScorerFactory
     model_version: str
     settings: str = ""
+    check_maker: CheckMaker | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
 
 
-def bundle_recipe(bundle_dir: str | Path, gpus: float) -> Recipe:
+def bundle_recipe(bundle_dir: str | Path, gpus: float, dtype: str = "auto") -> Recipe:
     """A bundle, loaded from the same path on every node. Raises BundleError."""
     from rmray.models.bundle import read_manifest
 
-    directory = Path(bundle_dir).expanduser().absolute()
-    return Recipe(partial(load_scorer, str(directory), gpus), read_manifest(directory).model_version)
+    directory = str(Path(bundle_dir).expanduser().absolute())
+    return Recipe(
+        partial(load_scorer, directory, gpus, dtype),
+        read_manifest(Path(directory)).model_version,
+        check_maker=partial(golden_check, directory, gpus, dtype),
+        source={"bundle": directory},
+    )
+
+
+def load_scorer(bundle_dir: str, gpus: float, dtype: str = "auto") -> Scorer:
+    """Load a bundle on this replica's device and check it: files, rules, goldens. Raises BundleError."""
+    from rmray.models.bundle import load_bundle
+
+    return load_bundle(bundle_dir, **_place(gpus, dtype))
+
+
+def golden_check(bundle_dir: str, gpus: float, dtype: str, scorer: Scorer) -> Callable[[], None]:
+    """The check of a bundle that `load_scorer` loaded: a golden of it, with its score."""
+    from rmray.models.bundle.recheck import recheck
+
+    return recheck(bundle_dir, scorer, **_place(gpus, dtype))
+
+
+def _place(gpus: float, dtype: str) -> dict[str, Any]:
+    """Device and dtype of a bundle's weights on a replica."""
+    import torch
+
+    return {"device": "cuda" if gpus else "cpu", "dtype": None if dtype == "auto" else getattr(torch, dtype)}
+
+
+def recipe_of(config: ServeConfig) -> Recipe:
+    """Of what a config names. Raises as the recipe does."""
+    options = config.options
+    if config.judge is not None:
+        return recipe_of_judge(config.judge, options.gpus)
+    if config.remote is not None:
+        return remote_recipe(config.remote.url, config.remote.bundle_rules, config.remote.key_env)
+    assert config.bundle is not None
+    return bundle_recipe(config.bundle, options.gpus, options.dtype)
 
 
 def judge_recipe(path: str | Path, gpus: float) -> Recipe:
-    """The judge of a config file, read here. No server is asked and no weights are loaded: replicas do that.
+    """The judge of a config file, as `recipe_of_judge`."""
+    return recipe_of_judge(load_config(JudgeConfig, path).judge, gpus)
+
+
+def recipe_of_judge(section: JudgeSection, gpus: float) -> Recipe:
+    """A judge. No server is asked and no weights are loaded: replicas do that.
 
     Raises ConfigError, ModelError.
     """
     from rmray.models.judge.open import describe_backend, judge_version
 
-    config = _settled(load_config(JudgeConfig, path).judge, gpus)
+    config = _settled(section, gpus)
     version = judge_version(config, describe_backend(config))
-    return Recipe(partial(load_judge, config, gpus), version, config.model_dump_json())
+    source = {"judge": config.model_dump(mode="json", exclude_unset=True)}
+    return Recipe(partial(load_judge, config, gpus), version, config.model_dump_json(), source=source)
 
 
 def remote_recipe(url: str, bundle_dir: str | Path, key_env: str | None) -> Recipe:
@@ -58,7 +107,8 @@ def remote_recipe(url: str, bundle_dir: str | Path, key_env: str | None) -> Reci
 
     directory = Path(bundle_dir).expanduser().absolute()
     factory = partial(load_remote, url, str(directory), key_env)
-    return Recipe(factory, read_manifest(directory).model_version, f"{url} {key_env}")
+    source = {"remote": {"url": url, "bundle_rules": str(directory), "key_env": key_env}}
+    return Recipe(factory, read_manifest(directory).model_version, f"{url} {key_env}", source=source)
 
 
 def load_judge(config: JudgeSection, gpus: float, *, environment: Mapping[str, str] = os.environ) -> Scorer:

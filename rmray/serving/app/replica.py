@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 
 from rmray.errors import BundleError
 from rmray.models.scorer import Scorer, ScorerInfo
-from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse
+from rmray.schema import ScoreRequest, ScoreResponse
+from rmray.serving.app.autoscaling import ACCEPTED_TOKENS, MEAN_CALL_TOKENS
+from rmray.serving.app.health import CheckMaker, HealthWatch, probe
 from rmray.serving.app.metrics import start_metrics
 from rmray.serving.engine import EngineLimits, ScoringEngine
 from rmray.serving.observed import Observed
 
-logger = logging.getLogger(__name__)
-
 ScorerFactory = Callable[[], Scorer]
-
-PROBE = ScoreRequest(prompt="Hello. ", completions=("Hello to you.", "Yes."), id="probe")
-SCORER_FAULTS = {"encode_failed", "forward_failed", "decode_failed", "non_finite", "replica_lost"}
-"""Failures of the probe that are the scorer's fault; others (`over_length`) say nothing about it."""
-MAX_FAILED_FORWARDS = 3
-
-
-def load_scorer(bundle_dir: str, gpus: float) -> Scorer:
-    """Load a bundle on this replica's device and check it: files, rules, goldens. Raises BundleError."""
-    from rmray.models.bundle import load_bundle
-
-    return load_bundle(bundle_dir, device="cuda" if gpus else "cpu")
 
 
 class ScorerReplica:
-    """Serve's class. A replica that loads another version than it was told to, or can't score, never starts."""
+    """Serve's class. A replica that loads another version than it was told to, or can't score, never starts.
 
-    async def __init__(self, factory: ScorerFactory, model_version: str, limits: EngineLimits) -> None:  # type: ignore[misc]
+    check_maker, check_every_s: see `health`.
+    """
+
+    async def __init__(  # type: ignore[misc]
+        self,
+        factory: ScorerFactory,
+        model_version: str,
+        limits: EngineLimits,
+        check_maker: CheckMaker | None = None,
+        check_every_s: float = 60.0,
+    ) -> None:
         # Serve awaits it: loading stays off the loop, and the engine starts on it.
         scorer = await asyncio.to_thread(factory)
         if scorer.info.model_version != model_version:
@@ -47,7 +44,9 @@ class ScorerReplica:
         self._engine = ScoringEngine(scorer, limits, observer=self._observed)
         self._engine.start()
         # The first forward pays for what later ones find ready, and shows that there will be later ones.
-        await self._probe()
+        await self._engine.between_forwards(lambda: probe(scorer))
+        check = None if check_maker is None else await self._engine.between_forwards(lambda: check_maker(scorer))
+        self._health = HealthWatch(self._engine, check, every_s=check_every_s)
         self._metrics = start_metrics(self._engine, self._observed)
 
     async def score(self, requests: Sequence[ScoreRequest], timeout_s: float) -> list[ScoreResponse]:
@@ -66,11 +65,15 @@ class ScorerReplica:
         return self._engine.scorer.info
 
     async def check_health(self) -> None:
-        """Serve calls this every few seconds and replaces a replica where it raises."""
-        self._engine.check()
-        # Forwards that fail may be one caller's doing: only the probe says whose fault it is.
-        if self._engine.stats.failed_forwards_in_a_row >= MAX_FAILED_FORWARDS:
-            await self._probe()
+        """Serve calls this every few seconds and replaces a replica where it raises three times in a row."""
+        await self._health.look()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve calls this every `metrics_interval_s`, for the policy in `autoscaling`."""
+        return {
+            ACCEPTED_TOKENS: float(self._engine.queued_tokens),
+            MEAN_CALL_TOKENS: self._engine.stats.mean_call_tokens,
+        }
 
     def __del__(self) -> None:
         # Serve calls this after the last accepted request was answered.
@@ -80,9 +83,3 @@ class ScorerReplica:
         engine = getattr(self, "_engine", None)
         if engine is not None:
             engine.stop()
-
-    async def _probe(self) -> None:
-        (response,) = await self._engine.score([PROBE])
-        for result in response.results:
-            if isinstance(result, ScoreFailure) and result.code in SCORER_FAULTS:
-                raise BundleError("the scorer can't score a probe", why=f"{result.code}: {result.message}")

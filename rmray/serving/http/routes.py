@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Security
@@ -55,7 +56,7 @@ def rewards_router(backend: ScoringBackend, *, max_tokens: int, with_keys: bool)
             return answer
         return JSONResponse(answer.model_dump(exclude_none=True), status, headers)
 
-    @router.get("/v1/models", response_model=ModelList, responses=ANYWHERE)
+    @router.get("/v1/models", response_model=ModelList, response_model_exclude_none=True, responses=ANYWHERE)
     async def models() -> Any:
         """Served models, with the tokenizer hash that token ids need."""
         return ModelList(data=[to_card(m) for m in await backend.models()])
@@ -107,7 +108,10 @@ async def _disconnected(request: Request) -> None:
 
 
 def choose_model(models: Sequence[ServedModel], name: str | None) -> ServedModel:
-    """The model of that name, or the only one where no name is given. RequestError `unknown_model` with the names."""
+    """The model of that name, or the only one where no name is given; of NAME@VERSION without any canary.
+
+    RequestError `unknown_model` with the names, `stale` where the name is there and the version is not.
+    """
     names = ", ".join(sorted(m.name for m in models)) or "none"
     if name is None:
         if len(models) == 1:
@@ -115,7 +119,14 @@ def choose_model(models: Sequence[ServedModel], name: str | None) -> ServedModel
         if not models:
             raise RequestError("not_ready", "no model is served yet")
         raise RequestError("model_missing", "say which `model` is to score", why=f"served: {names}")
+    name, pinned, version = name.partition("@")
     for model in models:
-        if model.name == name:
+        if model.name != name:
+            continue
+        if not pinned:
             return model
+        for one in filter(None, (model, model.canary)):
+            if one.model_version == version:
+                return replace(one, canary=None)
+        raise RequestError("stale", f"{name!r} is another version now", why=f"asked {version}")
     raise RequestError("unknown_model", f"no model named {name!r} is served", why=f"served: {names}")

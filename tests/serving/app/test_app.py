@@ -4,7 +4,6 @@ import asyncio
 import json
 import sys
 from dataclasses import replace
-from functools import partial
 
 import httpx
 import pytest
@@ -12,50 +11,8 @@ import pytest
 from rmray.client import ItemError, RewardClient
 from rmray.client.handle import HandleTransport
 from rmray.errors import BundleError, ClusterError, ConfigError, RequestError
-from rmray.schema import ScoreFailure, ScoreRequest, TokenIds
-from tests.fakes import ArithmeticScorer
-
-QUICK = {"cpus": 0.1, "drain_s": 1.5, "start_timeout_s": 60.0}
-
-
-def arithmetic(version):
-    """A version's scores: length of the completion plus the number in its name."""
-    offset = float(version.removeprefix("v"))
-    return ArithmeticScorer(lambda prompt, completion: len(completion) + offset, version=version)
-
-
-def broken(version):
-    raise BundleError("a golden differs", where="golden 3", why="0.5 here, 0.7 in the bundle", next_step="export again")
-
-
-def deploy(name, version, factory=arithmetic, **options):
-    from rmray.serving.app import deploy_scorer
-
-    return deploy_scorer(partial(factory, version), name=name, model_version=version, **{**QUICK, **options})
-
-
-@pytest.fixture(scope="module")
-def url(ray_cluster):
-    """The URL of the gateway, with `alpha` served at v1; all of Serve goes down after."""
-    from ray import serve
-
-    from rmray.serving.app import undeploy
-    from rmray.serving.app.cluster import ensure_http, free_port
-
-    ensure_http(free_port("127.0.0.1"))
-    yield deploy("alpha", "v1").url
-    undeploy("alpha")
-    serve.shutdown()
-
-
-@pytest.fixture(scope="module")
-def alpha(url):
-    with RewardClient.connect("alpha", timeout_s=30) as client:
-        yield client
-
-
-def raws(results):
-    return [r.code if isinstance(r, ScoreFailure) else r.raw for r in results]
+from rmray.schema import ScoreRequest, TokenIds
+from tests.serving.app.versions import broken, deploy, raws
 
 
 def test_a_group_by_handle_scores_as_the_scorer_does(alpha):
@@ -225,7 +182,7 @@ def test_an_alias_whose_app_is_gone_is_forgotten(alpha):
     from rmray.serving.app.aliases import alias_actor
 
     ghost = replace(alpha.model(), name="ghost", app="ghost-v1")
-    ray.get(alias_actor().move.remote(ghost))
+    ray.get(alias_actor().move.remote(ghost, b""))
     assert set(served_models()) == {"alpha"}
     with pytest.raises(RequestError, match="served: alpha"):
         RewardClient.connect("ghost")
@@ -247,7 +204,7 @@ def test_a_deployment_that_breaks_off_takes_down_its_own_app_and_no_other(alpha,
         raise KeyboardInterrupt
 
     # By its name in sys.modules: as an attribute of the package, `deploy` is the function.
-    monkeypatch.setattr(sys.modules["rmray.serving.app.deploy"], "_wait_until_sound", interrupted)
+    monkeypatch.setattr(sys.modules["rmray.serving.app.deploy"], "wait_until_sound", interrupted)
     for version in ("v1", "v2"):
         with pytest.raises(KeyboardInterrupt):
             deploy("alpha", version)
@@ -256,9 +213,9 @@ def test_a_deployment_that_breaks_off_takes_down_its_own_app_and_no_other(alpha,
 
 
 def test_a_replaced_app_that_a_name_points_to_again_stays(alpha):
-    from rmray.serving.app.deploy import _retire
+    from rmray.serving.app.aliases import retire
 
-    _retire(alpha.model().app)
+    retire(alpha.model().app)
     assert raws(alpha.score_group("p", ["a"])) == [2.0]
 
 

@@ -1,0 +1,101 @@
+"""What is served, written down for the cluster that comes after this one, and brought back there.
+
+A cluster's aliases end with it. Where RMRAY_SERVED_DIR names a directory on shared storage, the config of each name is
+there as `NAME.yaml` from the moment that the name moves; it is what `rmray serve NAME.yaml` takes. Called by `deploy`,
+`versions` and the command line; `declared_models` is the Serve app that brings all of them back by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+
+from rmray.config import load_config, save_config
+from rmray.config.serve import SERVED_DIR_ENV, ServeConfig, ServeOptions
+from rmray.errors import ClusterError, ConfigError, RmrayError
+from rmray.serving.app.recipes import Recipe, recipe_of
+
+if TYPE_CHECKING:
+    from rmray.serving.app.deploy import Deployed
+
+
+def write_record(name: str, recipe: Recipe, options: ServeOptions) -> None:
+    """Write NAME.yaml where the environment names a directory. What code of one's own makes has no config: an older
+    record of the name goes."""
+    directory = os.environ.get(SERVED_DIR_ENV)
+    if not directory:
+        return
+    if not recipe.source:
+        remove_record(name)
+        return
+    path = Path(directory) / f"{name}.yaml"
+    fields = {"name": name, **recipe.source, "options": options.model_dump(exclude_unset=True)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".writing")
+    save_config(ServeConfig.model_validate(fields), beside, exclude_unset=True)
+    beside.replace(path)
+
+
+def remove_record(name: str) -> None:
+    """Forget what is written of a name."""
+    directory = os.environ.get(SERVED_DIR_ENV)
+    if directory:
+        (Path(directory) / f"{name}.yaml").unlink(missing_ok=True)
+
+
+def restore(directory: str | Path, *, tell: Callable[[str], None] = lambda _: None) -> list[Deployed]:
+    """Serve every model that is written down in a directory, on the cluster this process is connected to.
+
+    One that cannot be served keeps no other from it; at the end ClusterError names them. ConfigError: no directory.
+    """
+    from rmray.serving.app.deploy import deploy_recipe
+
+    if not Path(directory).is_dir():
+        raise ConfigError(
+            "there is no such directory of served models",
+            where=str(directory),
+            next_step=f"set {SERVED_DIR_ENV} where `rmray serve` runs, to have them written down",
+        )
+    deployed: list[Deployed] = []
+    faults: list[str] = []
+    for path in sorted(Path(directory).glob("*.yaml")):
+        try:
+            config = load_config(ServeConfig, path)
+            fields = config.options.model_dump(exclude_unset=True)
+            deployed.append(deploy_recipe(recipe_of(config), name=config.name, tell=tell, **fields))
+        except RmrayError as error:
+            faults.append(f"{path}: {error}")
+    if faults:
+        raise ClusterError(
+            f"{len(faults)} of {len(faults) + len(deployed)} models cannot be served again",
+            where=str(directory),
+            why="\n       ".join(faults),
+            next_step="mend them, or take their files away; the others are served",
+        )
+    return deployed
+
+
+class Restorer:
+    """Serve's class of the app below: it runs once every model does, and not at all where one cannot be served."""
+
+    async def __init__(self, directory: str) -> None:  # type: ignore[misc]
+        await asyncio.to_thread(restore_if_any, directory)
+
+
+def restore_if_any(directory: str) -> None:
+    """As `restore`; on the first cluster of all nothing is written down yet."""
+    if Path(directory).is_dir():
+        restore(directory)
+
+
+def declared_models(arguments: Mapping[str, str]) -> serve.Application:
+    """The builder that a Serve config names as its import path: KubeRay sends callers to a new cluster only when all of
+    its apps run, this one among them. arguments: `directory`, as RMRAY_SERVED_DIR names it."""
+    restorer: Any = serve.deployment(name="models", ray_actor_options={"num_cpus": 0})(Restorer)
+    application: serve.Application = restorer.bind(arguments["directory"])
+    return application

@@ -1,0 +1,119 @@
+"""Back and forth between versions, a canary beside one, and what comes back on the next cluster: on a real Serve."""
+
+import json
+import sys
+from functools import partial
+
+import httpx
+import pytest
+
+from rmray.cli import main
+from rmray.client import RewardClient
+from rmray.config import load_config
+from rmray.config.serve import SERVED_DIR_ENV, ServeConfig, serve_options
+from rmray.errors import ConfigError
+from tests.serving.app.versions import QUICK, apps_of, arithmetic, deploy, raws
+
+SMALL = {"timeout_s": 60, "max_call_completions": 64}
+
+
+@pytest.fixture
+def served_dir(tmp_path, monkeypatch):
+    """Where what is served is written down."""
+    monkeypatch.setenv(SERVED_DIR_ENV, str(tmp_path))
+    return tmp_path
+
+
+def deploy_recorded(version, **options):
+    from rmray.serving.app.deploy import deploy_recipe
+    from rmray.serving.app.recipes import Recipe
+
+    recipe = Recipe(partial(arithmetic, version), version, source={"remote": {"url": version, "bundle_rules": "b"}})
+    return deploy_recipe(recipe, name="share", **{**QUICK, "drain_s": 0.0, **options})
+
+
+def versions(client):
+    """Of 20 calls that travel as several messages each, none of which may mix them."""
+    calls = [client.score_group("p", ["x" * i for i in range(1, 301)]) for _ in range(20)]
+    assert all(len({r.model_version for r in results}) == 1 for results in calls), "an answer mixes versions"
+    return {results[0].model_version for results in calls}
+
+
+def versions_of_bare_requests(url):
+    bare = {"model": "share", "items": [{"prompt": "p", "completions": ["a", "b"]}]}
+    answers = [httpx.post(f"{url}/v1/rewards", json=bare, timeout=30).json() for _ in range(20)]
+    found = [{c["model_version"] for c in answer["results"][0]["completions"]} for answer in answers]
+    assert all(len(each) == 1 for each in found), "an answer mixes versions"
+    return set().union(*found)
+
+
+def test_a_canary_a_promotion_and_the_way_back(url, served_dir, capsys):
+    from rmray.serving.app import promote, roll_back, undeploy
+
+    def recorded():
+        config = load_config(ServeConfig, served_dir / "share.yaml")
+        return config.remote.url, config.options.max_batch_tokens
+
+    with pytest.raises(ConfigError, match="nothing is served as 'share'"):
+        deploy("share", "v2", canary=0.5)
+    deploy_recorded("v1", max_batch_tokens=100)
+    with pytest.raises(ConfigError, match="nothing was served as 'share' before v1"):
+        roll_back("share")
+    with pytest.raises(ConfigError, match="has no canary"):
+        promote("share")
+    with RewardClient.connect("share", **SMALL) as client, RewardClient.connect_http(url, "share", **SMALL) as by_http:
+        deploy_recorded("v2", canary=0.5)
+        assert apps_of("share") == ["share-v1", "share-v2"]
+        assert versions(client) == versions(by_http) == versions_of_bare_requests(url) == {"v1", "v2"}
+        cards = {card["id"]: card for card in httpx.get(f"{url}/v1/models").json()["data"]}
+        assert cards["share"]["canary"] == {"model_version": "v2", "share": 0.5}
+        assert recorded() == ("v1", 100), "a canary is on trial"
+
+        assert promote("share").replaced == "v1"
+        assert (apps_of("share"), versions(client), versions(by_http)) == (["share-v2"], {"v2"}, {"v2"})
+        assert recorded() == ("v2", 16384)
+
+        assert main(["serve", "--rollback", "--name", "share", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (told["model_version"], told["replaced"]) == ("v1", "v2")
+        assert (raws(client.score_group("p", ["a"])), recorded()) == ([2.0], ("v1", 100))
+        assert roll_back("share").model.model_version == "v2"
+
+        deploy_recorded("v1", canary=0.1)
+        assert roll_back("share").replaced == "v1"
+        assert (apps_of("share"), versions(client), versions(by_http)) == (["share-v2"], {"v2"}, {"v2"})
+    undeploy("share")
+    assert list(served_dir.iterdir()) == []
+    with pytest.raises(ConfigError, match="served: alpha"):
+        roll_back("share")
+
+
+def test_what_was_served_comes_back_by_itself_on_a_cluster_that_declares_it(url, bundle_dir, served_dir, capsys):
+    """As KubeRay does it: Serve is given a config, with the models' app in it."""
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    from rmray.serving.app import served_models, undeploy
+    from rmray.serving.app.recipes import bundle_recipe
+    from rmray.serving.app.record import write_record
+
+    recipe = bundle_recipe(bundle_dir, 0.0)
+    write_record("again", recipe, serve_options(cpus=0.1))
+    declared = {
+        "name": "rmray-models",
+        "route_prefix": None,
+        "import_path": "rmray.serving.app.record:declared_models",
+        "args": {"directory": str(served_dir)},
+        "runtime_env": {"env_vars": {"PYTHONPATH": ":".join(path for path in sys.path if path)}},
+    }
+    client = _get_global_client()
+    client.deploy_apps(ServeDeploySchema.parse_obj({"applications": [declared]}), _blocking=True)
+    assert served_models()["again"].model_version == recipe.model_version
+    with RewardClient.connect("again", timeout_s=30) as again:
+        assert again.score_group("The quick brown fox ", ["rests."])[0].model_version == recipe.model_version
+    assert set(served_models()) == {"alpha", "again"}, "what is not declared is left alone"
+    app = served_models()["again"].app
+    assert main(["serve", "--restore", str(served_dir), "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out.splitlines()[-1])["served"]
+    assert (told["app"], served_models()["again"].app) == (app, app), "what is served already stays as it is"
+    undeploy("again")
