@@ -16,6 +16,8 @@ _OPTIONS = (
     "threads",
     "rounds",
     "seconds",
+    "prompt_chars",
+    "completion_chars",
     "group_callers",
     "item_callers",
     "sweep",
@@ -34,6 +36,8 @@ def serve_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--threads", type=count, metavar="N", help="of torch in each process (default: 1)")
     parser.add_argument("--rounds", type=count, metavar="N", help="in which all points take turns")
     parser.add_argument("--seconds", type=_seconds, metavar="S", help="of each closed loop, once its queue is full")
+    parser.add_argument("--prompt-chars", type=count, metavar="N", help="mean of prompts, 400 at least (default: 480)")
+    parser.add_argument("--completion-chars", type=count, metavar="N", help="mean of completions (default: 160)")
     parser.add_argument("--callers", dest="group_callers", type=count, metavar="N", help="of groups, at saturation")
     parser.add_argument("--item-callers", type=count, metavar="N", help="of single completions, at saturation")
     parser.add_argument("--sweep", nargs="+", type=count, metavar="N", help="numbers of callers (default: 1 to 32)")

@@ -119,7 +119,8 @@ def _measure_model(report: ServeReport, town: Any, model: str, bundle: Path, who
 
     settings = report.settings
     scorer = load_bundle(bundle, check=False)
-    work = make_work(make_groups(town, settings.num_groups, settings.seed), scorer)
+    lengths = {"prompt_chars": settings.prompt_chars, "completion_chars": settings.completion_chars}
+    work = make_work(make_groups(town, settings.num_groups, settings.seed, **lengths), scorer)
     described = describe(work, scorer)
     points = points_of(model, settings, whole=whole)
     with ExitStack() as stack:

@@ -34,6 +34,9 @@ class ServeSettings:
     """models: names of `SHAPES`. threads: of torch, of every process that runs forwards. rounds: in which all points of
     a model take turns. seconds: of a closed loop, after every caller had its first answer.
 
+    num_groups: that are asked for again and again; nothing is cached. prompt_chars, completion_chars: means of their
+    lengths; prompts have 400 characters at least.
+
     group_callers, item_callers: in flight at saturation, of groups and of single completions. sweep: numbers of
     callers, of `swept` models. replicas: more than one, of `swept` models. shares: of the saturation, offered as
     Poisson arrivals; half of it to every model. open_requests, open_seconds: of each, whichever is reached first.
@@ -46,6 +49,8 @@ class ServeSettings:
     rounds: int = 3
     seconds: float = 3.0
     num_groups: int = 48
+    prompt_chars: float = 480.0
+    completion_chars: float = 160.0
     group_callers: int = 8
     item_callers: int = 32
     sweep: tuple[int, ...] = (1, 2, 4, 8, 16, 32)

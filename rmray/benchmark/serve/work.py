@@ -18,10 +18,11 @@ from rmray.benchmark.shapes import SHAPES
 from rmray.models.scorer import Scorer
 from rmray.schema import Content, ScoreRequest, TokenIds
 
-MAX_LENGTH = 1024
-MIN_PROMPT_CHARS, PROMPT_CHARS, COMPLETION_CHARS, SIGMA = 400, 480, 160, 0.9
-"""Means of log-normal lengths, as in the other benchmarks' workloads; prompts have so many characters at least."""
-NUM_TEXTS = 400
+MAX_LENGTH = 8192
+MIN_PROMPT_CHARS = 400
+SIGMA, MOST_OF_MEAN = 0.9, 5
+"""Lengths are log-normal, as in the other benchmarks' workloads, and cut at so many times their mean."""
+NUM_TEXTS, NUM_REFERENCE = 400, 12
 
 Work = dict[tuple[str, int], list[ScoreRequest]]
 """Requests by content and completions a request. Those of one completion are those of groups of 8, taken apart in
@@ -41,7 +42,9 @@ class Town:
         return cls(directory, tuple(texts_of(rows)))
 
 
-def make_groups(town: Town, num_groups: int, seed: int) -> list[ScoreRequest]:
+def make_groups(
+    town: Town, num_groups: int, seed: int, *, prompt_chars: float, completion_chars: float
+) -> list[ScoreRequest]:
     """Groups of 16 completions of text, drawn from the town's sentences."""
     rng = np.random.default_rng(seed)
     sentences = [text for text in dict.fromkeys(town.texts) if text.strip()]
@@ -53,14 +56,12 @@ def make_groups(town: Town, num_groups: int, seed: int) -> list[ScoreRequest]:
         return text
 
     def chars(mean: float) -> float:
-        return float(rng.lognormal(np.log(mean) - SIGMA**2 / 2, SIGMA))
+        return min(float(rng.lognormal(np.log(mean) - SIGMA**2 / 2, SIGMA)), MOST_OF_MEAN * mean)
 
     return [
         ScoreRequest(
-            prompt=write(max(MIN_PROMPT_CHARS, min(chars(PROMPT_CHARS), 3 * PROMPT_CHARS))).strip(),
-            completions=tuple(
-                write(min(chars(COMPLETION_CHARS), 5 * COMPLETION_CHARS)) for _ in range(max(GROUP_SIZES))
-            ),
+            prompt=write(max(MIN_PROMPT_CHARS, chars(prompt_chars))).strip(),
+            completions=tuple(write(chars(completion_chars)) for _ in range(max(GROUP_SIZES))),
         )
         for _ in range(num_groups)
     ]
@@ -140,7 +141,9 @@ def make_bundle(town: Town, model: str, seed: int) -> Path:
     classifier.save_pretrained(source)
     AutoTokenizer.from_pretrained(base).save_pretrained(source)
     rules = RenderRules.for_tokenizer(load_tokenizer(str(source)), max_length=MAX_LENGTH)
-    reference = [_part(group, range(2)) for group in make_groups(town, 12, seed + 1)]
+    reference = [
+        _part(group, range(2)) for group in make_groups(town, 12, seed + 1, prompt_chars=400, completion_chars=160)
+    ]
     directory = town.directory / f"{model}-bundle"
     export_bundle(
         source, directory, name=model, objective="bradley_terry", pooling="last", rules=rules, reference=reference
