@@ -16,6 +16,7 @@ from rmray.benchmark.serve.figures import (
     PLAIN,
     ClosedFigures,
     Latencies,
+    ModelFigures,
     OpenFigures,
     ServeReport,
     completions_per_s,
@@ -283,3 +284,20 @@ def test_unequal_scores_stop_the_run():
     subject = run._Subject("5m", Forward(), Skewed(), None, {1: {HANDLE: None, HTTP: None}})
     with pytest.raises(UnequalError):
         run.check_equal(subject)
+
+
+def test_tables_and_plots_of_a_report(tmp_path, capsys):
+    from rmray.benchmark.serve.show import plot_serve, print_serve
+
+    lengths = {"prompt_tokens": 120.0, "completion_tokens": 40.0, "prompt_chars": 480.0, "padded": 3.0}
+    model = ModelFigures("5m", 5_000_000, 0.05, 0.04, {"http, text, K 8": 1e-6}, lengths)
+    bare, handle = Point(BARE, IDS, 8, 0), Point(HANDLE, IDS, 8, 8)
+    closed = summarise("5m", {bare: [100.0], handle: [79.0]}, {handle: [0.2, 0.3]})
+    opened = OpenFigures("5m", HANDLE, IDS, 0.5, 5.0, 0.05, Latencies(9, 0.1, 0.2, 0.3))
+    noop = run.noop_figures([{PLAIN: [1.0], CLIENT: [1.1]}], {PLAIN: [9.0], CLIENT: [8.0]})
+    report = ServeReport(ServeSettings(), {}, (model,), closed, (opened,), tuple(noop))
+    print_serve(report)
+    shown = capsys.readouterr().out
+    assert "0.790" in shown
+    assert [shown.count(word) for word in ("MISSED", "met")] == [1, 3]
+    assert [path.stat().st_size > 1000 for path in plot_serve(report, tmp_path)] == [True, True]
