@@ -96,12 +96,14 @@ class NoopFigures:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A target beside what was measured. least: the limit is a floor."""
+    """A target beside what was measured. least: the limit is a floor. at_best: what the bare forward would reach, where
+    the target is no share of it."""
 
     what: str
     measured: float
     limit: float
     least: bool
+    at_best: float | None = None
 
     @property
     def met(self) -> bool:
@@ -178,9 +180,9 @@ def verdicts_of(report: ServeReport) -> list[Verdict]:
             callers = settings.group_callers if k > 1 else settings.item_callers
             ours, theirs = (rows.get((model, Point(way, TEXT, k, callers))) for way in (HTTP, PEER))
             if ours is not None and theirs is not None:
-                ratios = (a / b for a, b in zip(ours.of_rounds, theirs.of_rounds, strict=True))
+                ratios = [a / b for a, b in zip(ours.of_rounds, theirs.of_rounds, strict=True)]
                 what = f"{model}: over HTTP, {k} a request, times one forward a request"
-                verdicts.append(Verdict(what, statistics.median(ratios), limit, True))
+                verdicts.append(Verdict(what, statistics.median(ratios), limit, True, 1 / theirs.to_bare))
     for point in report.opened:
         if point.share == HALF and point.transport == HANDLE:
             most_s = MAX_MEDIAN_FORWARDS * point.forward_s + MAX_MEDIAN_MORE_S

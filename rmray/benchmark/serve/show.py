@@ -46,10 +46,11 @@ def print_serve(report: ServeReport) -> None:
         for noop in report.noop:
             table.add_row(noop.name, f"{noop.to_plain:.3f}", f"{noop.per_s:.0f}", *_ms(noop.latencies))
         console.print(table)
-    table = _table("targets", ("target", "measured", "wanted", ""))
+    table = _table("targets", ("target", "measured", "wanted", "the bare forward", ""))
     for verdict in verdicts_of(report):
         wanted = f"{'at least' if verdict.least else 'at most'} {verdict.limit:.4g}"
-        table.add_row(verdict.what, f"{verdict.measured:.4g}", wanted, "met" if verdict.met else "MISSED")
+        best = "-" if verdict.at_best is None else f"{verdict.at_best:.4g}"
+        table.add_row(verdict.what, f"{verdict.measured:.4g}", wanted, best, "met" if verdict.met else "MISSED")
     console.print(table)
 
 
