@@ -210,6 +210,8 @@ class RewardClient:
             async with room:
                 return await self._score_call(model, [requests[i] for i in part], deadline_s)
 
+        if len(requests) == 1:
+            return await self._score_call(model, requests, deadline_s)
         parts = split_calls(requests, self._max_call_completions, self._max_call_tokens)
         tasks = [asyncio.ensure_future(call(part)) for part in parts]
         try:

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from rmray.benchmark.shapes import Shape, build_classifier
+from tests.models.bundle.conftest import bundle_dir, export, model_dir
+
+__all__ = ["bundle_dir", "export", "model_dir"]
 
 TINY = Shape(32, 2, 64, 2, 1, 16, 120)
 

@@ -128,6 +128,22 @@ def test_options_of_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert seen[1] == (workers.WorkersSettings(num_steps=9, zero_stage=2), (workers.ONE, workers.MANY))
 
 
+def test_options_of_serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from rmray.benchmark.serve import run, settings
+
+    seen: list[Any] = []
+    monkeypatch.setattr(run, "run_serve", lambda settings, **k: seen.append((settings, k["whole"])) or Told())
+    monkeypatch.setattr("rmray.benchmark.serve.show.print_serve", lambda report: None)
+    monkeypatch.setattr("rmray.benchmark.serve.show.plot_serve", lambda report, directory: None)
+    assert main(["benchmark", "serve", "--output", str(tmp_path)]) == 0
+    assert main(["benchmark", "serve", "--quick", "--output", str(tmp_path)]) == 0
+    words = "--grid --model 30m --callers 4 --sweep 1 2 --replicas --seconds 0.5 --prompt-chars 900"
+    assert main(["benchmark", "serve", *words.split(), "--output", str(tmp_path)]) == 0
+    assert seen[:2] == [(settings.ServeSettings(), False), (settings.QUICK, False)]
+    given = {"models": ("30m",), "group_callers": 4, "sweep": (1, 2), "replicas": (), "seconds": 0.5}
+    assert seen[2] == (settings.ServeSettings(**given, prompt_chars=900), True)
+
+
 def test_options_of_growth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from rmray.benchmark import growth
     from rmray.benchmark.growth_data import DataSettings

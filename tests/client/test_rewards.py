@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 import threading
+from dataclasses import fields
 
 import pytest
 
@@ -12,7 +13,7 @@ from rmray.config.serve import ServedModel
 from rmray.errors import RequestError
 from rmray.models.scorer import score_requests
 from rmray.retry import Backoff, TryAgainError
-from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse
+from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult
 from tests.fakes import ArithmeticScorer
 
 
@@ -299,6 +300,14 @@ def test_sync_calls_work_inside_a_running_loop():
         return RewardClient.in_process(ArithmeticScorer()).score(requests(1))
 
     assert raws(asyncio.run(main())) == [[1.0, 1.0]]
+
+
+def test_a_result_pickles_with_every_field():
+    names = [field.name for field in fields(ScoreResult)]
+    whole = ScoreResult(**{name: (number,) for number, name in enumerate(names)})  # another value in each
+    copy = pickle.loads(pickle.dumps(whole))
+    assert copy == whole
+    assert [getattr(copy, name) for name in names] == [(number,) for number in range(len(names))]
 
 
 def test_a_client_pickles_as_its_settings():
