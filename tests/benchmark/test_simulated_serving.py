@@ -37,7 +37,9 @@ from tests.fakes import ArithmeticScorer
 ONE_SECOND = ForwardCost("a forward takes a second", base_s=1.0, token_s=0.0)
 BY_TOKENS = ForwardCost("a thousand tokens a second", base_s=0.05, token_s=0.001)
 GROUP = Group(tokens=100, pairs=0, max_path_len=50, completions=4)
-ALONE = Deployment(cost=ONE_SECOND, max_batch_tokens=100, max_ongoing_requests=10**9, max_queued_tokens=10**9, call_s=0.0)
+ALONE = Deployment(
+    cost=ONE_SECOND, max_batch_tokens=100, max_ongoing_requests=10**9, max_queued_tokens=10**9, call_s=0.0
+)
 
 
 def arrivals(rate: float, end_s: float, seed: int = 0) -> list[tuple[float, Group]]:
@@ -74,9 +76,11 @@ def test_saturated_replicas_make_a_full_batch_each_forward(replicas):
 
 def small(seed: int = 0):
     """An app that scales, refuses, lets deadlines pass and drains, under a step of actors."""
-    scaling = ScalingSettings(max_replicas=6, target_tokens=300, upscale_delay_s=2, downscale_delay_s=5, push_s=1, look_back_s=2)
+    scaling = ScalingSettings(
+        max_replicas=6, target_tokens=300, upscale_delay_s=2, downscale_delay_s=5, push_s=1, look_back_s=2
+    )
     deployment = Deployment(
-        cost=replace(BY_TOKENS, spread=0.1),
+        cost=replace(BY_TOKENS, errors=(0.9, 1.0, 1.1)),
         scaling=scaling,
         max_batch_tokens=500,
         max_queued_tokens=600,
@@ -84,7 +88,9 @@ def small(seed: int = 0):
         start_s=3,
     )
     actors = Actors(num_actors=40, groups_per_step=4, generate_s=8, timeout_s=12)
-    return simulate_actors(deployment, actors, Step(4, 40, 20, 60), [GROUP, replace(GROUP, tokens=37)], end_s=120, seed=seed)
+    return simulate_actors(
+        deployment, actors, Step(4, 40, 20, 60), [GROUP, replace(GROUP, tokens=37)], end_s=120, seed=seed
+    )
 
 
 def test_the_same_seed_gives_the_same_run():
@@ -95,9 +101,18 @@ def test_the_same_seed_gives_the_same_run():
 
 
 def test_every_call_is_answered_once():
-    scaling = ScalingSettings(max_replicas=5, target_tokens=300, upscale_delay_s=1, downscale_delay_s=2, push_s=1, look_back_s=2)
+    scaling = ScalingSettings(
+        max_replicas=5, target_tokens=300, upscale_delay_s=1, downscale_delay_s=2, push_s=1, look_back_s=2
+    )
     app = SimulatedApp(
-        Deployment(cost=BY_TOKENS, scaling=scaling, max_batch_tokens=500, max_queued_tokens=700, max_ongoing_requests=8, start_s=2)
+        Deployment(
+            cost=BY_TOKENS,
+            scaling=scaling,
+            max_batch_tokens=500,
+            max_queued_tokens=700,
+            max_ongoing_requests=8,
+            start_s=2,
+        )
     )
     handles = itertools.cycle([app.handle() for _ in range(7)])
     ends, rate = Counter(), Step(2, 60, 10, 40)
@@ -135,7 +150,9 @@ class SteppedScorer(ArithmeticScorer):
 def test_a_replicas_batches_are_those_that_the_engine_makes_of_the_same_arrivals():
     rng = random.Random(5)
     requests = [
-        ScoreRequest(prompt="p" * rng.randint(1, 60), completions=("a" * rng.randint(1, 30), "b" * rng.randint(1, 30)), id=str(i))
+        ScoreRequest(
+            prompt="p" * rng.randint(1, 60), completions=("a" * rng.randint(1, 30), "b" * rng.randint(1, 30)), id=str(i)
+        )
         for i in range(60)
     ]
     scorer = SteppedScorer()
@@ -204,7 +221,9 @@ def test_a_mean_over_time_is_rays_own():
 
 
 def test_delays_are_counted_from_when_the_load_first_asks_for_another_number():
-    settings = ScalingSettings(max_replicas=8, target_tokens=100, upscale_delay_s=10, downscale_delay_s=20, look_back_s=5, push_s=1)
+    settings = ScalingSettings(
+        max_replicas=8, target_tokens=100, upscale_delay_s=10, downscale_delay_s=20, look_back_s=5, push_s=1
+    )
     reports, autoscaler, target, seen = LoadReports(5), Autoscaler(settings), 1, []
     for second in range(100):
         reports.note("replica", second, 450.0 if 10 <= second < 50 else 0.0)
@@ -219,7 +238,9 @@ def test_delays_are_counted_from_when_the_load_first_asks_for_another_number():
 
 
 def test_replicas_come_after_their_time_and_leave_when_they_are_drained():
-    scaling = ScalingSettings(max_replicas=4, target_tokens=100, upscale_delay_s=2, downscale_delay_s=4, look_back_s=1, push_s=0.5)
+    scaling = ScalingSettings(
+        max_replicas=4, target_tokens=100, upscale_delay_s=2, downscale_delay_s=4, look_back_s=1, push_s=0.5
+    )
     app = SimulatedApp(replace(ALONE, scaling=scaling, start_s=5, max_ongoing_requests=1))
     looks = []
     every(app.events, 0.5, lambda: looks.append((app.events.now_s, len(app.running), len(app.members))))
@@ -240,7 +261,9 @@ def test_replicas_come_after_their_time_and_leave_when_they_are_drained():
 
 def test_of_two_replicas_the_less_busy_takes_the_call_and_none_where_both_are_full():
     def replica(ongoing):
-        one = SimulatedReplica(Events(), ONE_SECOND, BatchLimits(1), max_queued_tokens=1, rng=random.Random(), answer=print)
+        one = SimulatedReplica(
+            Events(), ONE_SECOND, BatchLimits(1), max_queued_tokens=1, rng=random.Random(), answer=print
+        )
         one.num_ongoing = ongoing
         return one
 
@@ -285,5 +308,7 @@ def test_profiles_by_hand():
     assert [Step(1, 9, 10, 20).level(t) for t in (0, 10, 19, 20)] == [1, 9, 9, 1]
     assert [round(Sine(1, 9, 8).level(t), 6) for t in (0, 2, 4, 8)] == [1, 5, 9, 1]
     assert [Burst(1, 9, 10, 2).level(t) for t in (1, 10, 11, 12, 20)] == [1, 9, 9, 1, 9]
-    rates = np.histogram(list(poisson_arrivals(Step(10, 50, 100, 200), 300, random.Random(0))), bins=3, range=(0, 300))[0]
+    rates = np.histogram(list(poisson_arrivals(Step(10, 50, 100, 200), 300, random.Random(0))), bins=3, range=(0, 300))[
+        0
+    ]
     assert rates / 100 == pytest.approx([10, 50, 10], rel=0.15)

@@ -1,8 +1,8 @@
 """How many replicas there should be: our policy on what Serve's controller is told, and Serve's own delays.
 
 Called by `simulation`. Replicas and handles note their load every fifth of the look-back and report what they noted
-every `push_s`; the controller takes each one's mean over time, lets `desired_replicas` decide, and applies the delays by
-Ray's own function, which needs no cluster. All handles report as one.
+every `push_s`; the controller takes each one's mean over time, lets `desired_replicas` decide, and applies the delays
+by Ray's own function, which needs no cluster. All handles report as one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rmray.serving.scaling import DeploymentLoad, desired_replicas
 
 RECORD_SHARE = 0.2
 """RAY_SERVE_AUTOSCALING_METRIC_RECORD_INTERVAL_FACTOR: a point is noted after this share of the look-back."""
-CONTROL_S = 0.5
+CONTROL_S = 1.0
 """The controller decides this often; Serve's does every 0.1 s."""
 
 

@@ -1,4 +1,4 @@
-"""Who asks for rewards, and when: rollout actors in a closed loop, calls that come by themselves. Called by `simulation`.
+"""Who asks for rewards, and when: rollout actors in a closed loop, or calls as they come. Called by `simulation`.
 
 A rollout actor does as `rmray.client.rollouts` does: it generates for a while, sends the groups of a step all at once,
 one call each, waits for all of them, and goes on.
@@ -16,8 +16,12 @@ from typing import Protocol
 import numpy as np
 
 from rmray.benchmark.scaling.events import Events
+from rmray.benchmark.workloads import WORKLOADS, make_groups
 from rmray.data.group import TokenGroup
 from rmray.data.packing import measure_shapes
+from rmray.errors import ConfigError
+
+NUM_GROUPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,13 @@ def measure_groups(groups: Sequence[TokenGroup]) -> list[Group]:
     )
     measured = zip(groups, shapes.tokens.tolist(), shapes.attended_N.tolist(), strict=True)
     return [Group(tokens, pairs, g.max_path_len, g.num_completions) for g, tokens, pairs in measured]
+
+
+def draw_groups(workload: str, seed: int, *, num_groups: int = NUM_GROUPS) -> list[Group]:
+    """Groups of a named workload that calls draw from. Raises ConfigError for a name that is none."""
+    if workload not in WORKLOADS:
+        raise ConfigError(f"{workload!r} is no workload", where="--workload", why=f"workloads: {', '.join(WORKLOADS)}")
+    return measure_groups(make_groups(WORKLOADS[workload], num_groups, vocab_size=2, seed=seed))
 
 
 @dataclass(slots=True, eq=False)

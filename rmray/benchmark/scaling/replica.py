@@ -1,9 +1,8 @@
-"""One replica on a virtual clock: admission and batches as `rmray.serving.engine` makes them. Called by `simulation`."""
+"""One replica on a virtual clock: admits and batches as `rmray.serving.engine` does. Called by `simulation`."""
 
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from collections.abc import Callable
 
@@ -86,5 +85,4 @@ class SimulatedReplica:
         self._answer(call, failure)
 
     def _noise(self) -> float:
-        spread = self._cost.spread
-        return math.exp(spread * self._rng.gauss(0, 1) - spread**2 / 2) if spread else 1.0
+        return self._rng.choice(self._cost.errors) if self._cost.errors else 1.0

@@ -1,9 +1,9 @@
 """How a call finds a replica: Serve's power of two choices, one handle an actor. Called by `simulation`.
 
-As `ray.serve._private.request_router` does it: of two replicas drawn at random the one with fewer calls under way, where
-it has room; where neither has, again at once, and then after growing waits. A handle's calls go out in order, and it draws
-for at most twice as many at once as there are replicas. Two things are simpler than there: the calls of one handle that
-wait draw together, and a handle sees the lengths of queues as they are, not as it knew them some seconds ago.
+As `ray.serve._private.request_router` does it: of two replicas drawn at random the one with fewer calls under way, if
+it has room; where neither has, again at once, and then after growing waits. A handle's calls go out in order, and it
+draws for at most twice as many at once as there are replicas. Two things are simpler than there: the calls of one
+handle that wait draw together, and a handle sees the lengths of queues as they are, not as it knew them seconds ago.
 """
 
 from __future__ import annotations

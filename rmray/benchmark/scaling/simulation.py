@@ -1,4 +1,4 @@
-"""One simulated run: calls, handles, replicas that come and go, and what came of it all. Called by `grid`, `validation`.
+"""One simulated run: calls, handles, replicas that come and go, and what came of it. Called by `grid`, `validation`.
 
 The same seed gives the same run. Left out: the network's and the loop's own time but for `call_s`, tokenising (it
 overlaps forwards), replicas that die, nodes that have to be found first.
@@ -29,7 +29,7 @@ LOOK_S = 1.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
     """What is served and how. start_s: from the decision to a replica that answers. call_s: of a call on its way there
-    and back. scaling: None for a number of replicas that stays."""
+    and back. replicas: at the start. scaling: None for a number that stays."""
 
     cost: ForwardCost
     scaling: ScalingSettings | None = None
@@ -116,7 +116,7 @@ class SimulatedApp:
         self._open: set[Call] = set()
         self._tokens_open = 0
         scaling = deployment.scaling
-        self._target = scaling.min_replicas if scaling else deployment.replicas
+        self._target = deployment.replicas
         if scaling:
             self._reports, self._autoscaler = LoadReports(scaling.look_back_s), Autoscaler(scaling)
             every(self.events, scaling.record_s, self._note_handles)
@@ -237,7 +237,9 @@ class SimulatedApp:
         for _ in range(target - len(staying)):
             self._start(self.deployment.start_s)
         # Those that have not started yet go first, then the youngest.
-        for member in sorted(staying, key=lambda m: (m.ready_s is not None, -m.asked_s))[: max(0, len(staying) - target)]:
+        for member in sorted(staying, key=lambda m: (m.ready_s is not None, -m.asked_s))[
+            : max(0, len(staying) - target)
+        ]:
             self._stop(member)
         self._target = target
         for member in self.members:
@@ -339,7 +341,7 @@ def simulate_arrivals(
 def simulate_callers(
     deployment: Deployment, orders: Sequence[Sequence[Group]], *, end_s: float, seed: int = 0
 ) -> Outcome:
-    """Callers in a closed loop that ask again as soon as they are answered, each for its groups in order, over and over."""
+    """Callers in a closed loop, each asking for its groups in order, over and over."""
     app = SimulatedApp(deployment, seed=seed)
     for order in orders:
         handle = app.handle()
