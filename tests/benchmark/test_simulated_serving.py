@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import math
 import random
 import threading
@@ -16,18 +17,23 @@ import pytest
 from rmray.benchmark.scaling.autoscaler import Autoscaler, LoadReports, ScalingSettings
 from rmray.benchmark.scaling.cost import ForwardCost, assumed_cost, fit_cost
 from rmray.benchmark.scaling.events import Events, every
+from rmray.benchmark.scaling.figures import Figures, scaling_lag_s
+from rmray.benchmark.scaling.grid import GridCell, GridReport, GridSettings, Policy, choose, judge, run_grid
 from rmray.benchmark.scaling.load import Burst, Call, Constant, Group, Sine, Step, measure_groups, poisson_arrivals
+from rmray.benchmark.scaling.plots import plot_grid, print_grid, print_validation
 from rmray.benchmark.scaling.replica import SimulatedReplica
 from rmray.benchmark.scaling.routing import choose_replica
 from rmray.benchmark.scaling.simulation import (
     Actors,
     Deployment,
+    Look,
     SimulatedApp,
     simulate_actors,
     simulate_arrivals,
     simulate_callers,
 )
-from rmray.benchmark.shapes import Shape
+from rmray.benchmark.scaling.validation import Comparison, Measured, ValidationReport, ValidationSettings, validate
+from rmray.benchmark.shapes import SHAPES, Shape
 from rmray.benchmark.workloads import Workload, make_groups
 from rmray.schema import ScoreRequest
 from rmray.serving.batching import BatchLimits
@@ -312,3 +318,93 @@ def test_profiles_by_hand():
         0
     ]
     assert rates / 100 == pytest.approx([10, 50, 10], rel=0.15)
+
+
+# The comparison
+
+
+def figures(p99_s: float, cost: float, *, per_s: float = 100.0, failed: int = 0) -> Figures:
+    return Figures(per_s, 0.1, 1.0, p99_s, 1000.0, cost, 0.5, None, 0.1, 0, failed)
+
+
+def test_the_best_is_the_cheapest_of_those_near_the_least_p99_under_every_load():
+    fast, cheap, slow = (Policy(target_batches=t) for t in (0.5, 1, 2))
+    seen = {fast: (1.0, 2.0, 30.0), cheap: (1.4, 2.9, 20.0), slow: (1.0, 3.1, 10.0)}
+    cells = [
+        GridCell(policy, load, figures(p99_s, cost), ())
+        for policy, (step_s, burst_s, cost) in seen.items()
+        for load, p99_s in (("step", step_s), ("burst", burst_s))
+    ]
+    verdicts = judge(cells)
+    assert [(v.p99_ratio, v.cost_ratio, v.sound) for v in verdicts] == [(1, 3, True), (1.45, 2, True), (1.55, 1, False)]
+    assert choose(verdicts).policy == cheap
+    lost = [replace(c, figures=replace(c.figures, failed=1)) if c.policy == cheap else c for c in cells]
+    assert choose(judge(lost)).policy == fast
+    idle = [replace(c, figures=replace(c.figures, completions_per_s=97)) if c.policy == cheap else c for c in cells]
+    assert choose(judge(idle)).policy == fast
+
+
+def test_the_lag_is_counted_from_the_rise_to_enough_replicas():
+    looks = [Look(float(t), 1, 0, 4, running, 0, 0) for t, running in enumerate([4, 4, 1, 2, 3, 4])]
+    assert scaling_lag_s(looks, 2.0, 3) == 2.0
+    assert scaling_lag_s(looks, 2.0, 5) is None
+    assert scaling_lag_s(looks, None, 3) is None
+
+
+@pytest.fixture(scope="module")
+def grid() -> GridReport:
+    settings = GridSettings(num_actors=20, max_replicas=4, max_batch_tokens=500, start_s=3, warm_s=20, counted_s=80)
+    around = {"upscale_delay_s": (0.0,)}
+    return run_grid(settings, BY_TOKENS, "x", [GROUP], targets=(0.5, 4), downscale_delays_s=(5,), around=around)
+
+
+def test_every_policy_meets_every_load(grid):
+    assert [(c.policy.target_batches, c.load) for c in grid.cells[:6]] == [
+        (target, load) for target in (0.5, 4) for load in ("step", "sine", "burst")
+    ]
+    assert len(grid.cells) == 9
+    assert grid.cells[-1].policy == replace(grid.cells[0].policy, upscale_delay_s=0.0)
+    # Three of four replicas at the rate of full batches, 500 tokens in 0.55 s.
+    assert (grid.needed, grid.tokens_per_s) == (3, pytest.approx(500 / 0.55))
+    assert grid.generate_s == pytest.approx(20 * 8 * 100 / (3 * 500 / 0.55))
+    for cell in grid.cells:
+        assert cell.figures.p50_s <= cell.figures.p95_s <= cell.figures.p99_s
+        assert 80 <= cell.figures.replica_s <= 4 * 80
+        assert 0 < cell.figures.utilisation <= 1
+
+
+def test_the_report_is_json_a_table_and_a_picture(grid, tmp_path, capsys):
+    written = json.loads(json.dumps(grid.to_json(), allow_nan=False))
+    assert (written["kind"], len(written["cells"]), len(written["verdicts"])) == ("scaling", 9, 3)
+    print_grid(grid)
+    assert "20 rollout actors, 1 to 4 replicas" in capsys.readouterr().out
+    pytest.importorskip("matplotlib")
+    (path,) = plot_grid(grid, tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_validation_runs_each_case_really_and_simulated(monkeypatch, capsys):
+    monkeypatch.setitem(SHAPES, "tiny", Shape(32, 2, 64, 2, 1, 16, 120))
+    settings = ValidationSettings(model="tiny", callers=(3,), loads=(0.5,), rounds=2, run_s=0.3, num_groups=20)
+    report = validate(settings)
+    assert report.cases() == ("closed loop, 3 callers", "open loop at 50%")
+    for comparison in report.comparisons:
+        assert min(comparison.real.num_calls, comparison.simulated.num_calls, comparison.foretold.num_calls) > 0
+        assert comparison.drift > 0
+    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["holds"] is report.holds
+    print_validation(report)
+    assert "medians of 2 rounds" in capsys.readouterr().out
+
+
+def test_a_validation_holds_where_throughput_and_median_are_near():
+    real = Measured(100, 10.0, 0.1, 0.1, 0.3)
+
+    def report(**changed: float) -> ValidationReport:
+        simulated = replace(real, **changed)
+        rounds = tuple(Comparison("one", i, real, one, real, 1.0) for i, one in enumerate((real, simulated, simulated)))
+        return ValidationReport(ValidationSettings(), {}, (), rounds)
+
+    assert report(calls_per_s=11.0, p50_s=0.086, p99_s=0.9).holds
+    assert not report(calls_per_s=11.6).holds
+    assert not report(p50_s=0.08).holds
+    assert report(p50_s=0.08).ratio("one", "p50_s") == pytest.approx(0.8)
