@@ -14,6 +14,7 @@ from typing import Any
 
 from rmray.cli import benchmark_scale as scale
 from rmray.cli.benchmark_scale import tell
+from rmray.cli.benchmark_scaling import run_scaling, scaling_arguments
 from rmray.cli.benchmark_serve import run_serve, serve_arguments
 from rmray.cli.numbers import count
 from rmray.errors import ConfigError
@@ -231,6 +232,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "serve": Benchmark(
         "a served model beside the bare forward and a one-forward-per-request server", serve_arguments, run_serve
+    ),
+    "scaling": Benchmark(
+        "settings of the autoscaler under 1,000 simulated rollout actors", scaling_arguments, run_scaling
     ),
     "workers": Benchmark("Ray Train and DeepSpeed beside the bare loop", scale.workers_arguments, scale.run_workers),
 }

@@ -162,3 +162,24 @@ def test_options_of_growth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert main(["benchmark", "growth", "--sweep", "model", "--output", str(tmp_path)]) == 0
     assert seen[2][0].data.rows == ()
     assert main(["benchmark", "growth", "--sweep", "kay"]) == 2
+
+
+def test_options_of_scaling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from rmray.benchmark.scaling import grid, plots, validation
+
+    seen: list[Any] = []
+    monkeypatch.setattr(grid, "run_grid", lambda *a, **k: seen.append((a, k)) or Told())
+    monkeypatch.setattr(validation, "validate", lambda settings, **k: seen.append(settings) or Told())
+    for name in ("print_grid", "print_validation"):
+        monkeypatch.setattr(plots, name, lambda report: None)
+    monkeypatch.setattr(plots, "plot_grid", lambda report, directory: None)
+    words = "--actors 9 --max-replicas 2 --start-s 3 --targets 0.5 2 --workload rollouts-8"
+    assert main(["benchmark", "scaling", *words.split(), "--output", str(tmp_path)]) == 0
+    (settings, cost, workload, groups), options = seen[0]
+    assert settings == grid.GridSettings(num_actors=9, max_replicas=2, start_s=3.0)
+    assert (cost.name, workload, groups[0].completions) == ("8b on an H100", "rollouts-8", 8)
+    assert (options["targets"], options["processes"]) == ([0.5, 2.0], 1)
+    words = "--validate --model 30m --rounds 2 --run-s 1"
+    assert main(["benchmark", "scaling", *words.split(), "--output", str(tmp_path)]) == 0
+    assert seen[1] == validation.ValidationSettings(model="30m", rounds=2, run_s=1.0)
+    assert main(["benchmark", "scaling", "--workload", "none", "--output", str(tmp_path)]) == 2
