@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,10 +20,11 @@ from typing import TypeVar
 import numpy as np
 
 from rmray.data.group import TokenGroup
-from rmray.models.scorer import Encoded, ForwardTokens, RawScores, Scorer
+from rmray.models.scorer import Encoded, RawScores, Scorer
 from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse, estimated_tokens
 from rmray.serving.batching import BatchLimits, Waiting, plan_batch
-from rmray.serving.faults import decode_one, encode_each, failed, forward_each
+from rmray.serving.faults import decode_one, encode_each, failed
+from rmray.serving.forwards import EngineStats, Forward, run_forward
 from rmray.serving.observed import BatchObserver, seen_batch
 
 T = TypeVar("T")
@@ -41,21 +41,6 @@ class EngineLimits:
     encode_threads: int = 1
 
 
-@dataclass(slots=True)
-class EngineStats:
-    """Counters since the start. tokens_per_s: of recent forwards, 0 before the first. mean_call_tokens: of recent
-    calls, likewise. failures: completions answered without a score, by code (`non_finite` among them)."""
-
-    num_batches: int = 0
-    num_requests: int = 0
-    num_tokens: int = 0
-    forward_s: float = 0.0
-    tokens_per_s: float = 0.0
-    mean_call_tokens: float = 0.0
-    failed_forwards_in_a_row: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-
-
 @dataclass(slots=True, eq=False)
 class _Ticket:
     """A request's share of the queue. tokens: a guess until it is encoded."""
@@ -68,15 +53,6 @@ class _Item:
     encoded: Encoded
     waiting: Waiting
     reply: asyncio.Future[ScoreResponse] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Forward:
-    """tokens: None where the scorer doesn't say."""
-
-    results: list[RawScores | ScoreFailure]
-    took_s: float
-    tokens: ForwardTokens | None
 
 
 class ScoringEngine:
@@ -154,7 +130,7 @@ class ScoringEngine:
             tokens = sum(ticket.tokens for ticket in admitted.values())
             self._queued_tokens -= tokens
             if tokens:
-                self.stats.mean_call_tokens = _recent(self.stats.mean_call_tokens, tokens)
+                self.stats.count_call(tokens)
             self._calls.discard(call)
             call.set_result(None)
 
@@ -252,7 +228,8 @@ class ScoringEngine:
                 if not batch:
                     continue
                 begun_s = self._clock()
-                done = await loop.run_in_executor(self._device, self._forward, [item.encoded for item in batch])
+                encoded = [item.encoded for item in batch]
+                done = await loop.run_in_executor(self._device, run_forward, self.scorer, encoded, self.stats)
                 loop.call_soon(self._reply, batch, done.results)
                 if self._observer is not None:
                     loop.call_soon(self._tell, self._observer, batch, done, begun_s)
@@ -273,28 +250,7 @@ class ScoringEngine:
             self._arrived.clear()
         return batch
 
-    def _forward(self, batch: list[Encoded]) -> _Forward:
-        """On the forward thread: one forward, and where it fails, one a request, to find whose fault it was."""
-        start_s = time.perf_counter()
-        results = forward_each(self.scorer, batch)
-        took_s = time.perf_counter() - start_s
-        tokens = sum(e.num_tokens for e in batch)
-        stats = self.stats
-        stats.num_batches += 1
-        stats.num_requests += len(batch)
-        stats.num_tokens += tokens
-        stats.forward_s += took_s
-        computed: ForwardTokens | None = getattr(self.scorer, "last_forward", None)
-        if any(isinstance(r, ScoreFailure) for r in results):
-            computed = None  # of one request alone
-        if all(isinstance(r, ScoreFailure) for r in results):
-            stats.failed_forwards_in_a_row += 1
-        else:
-            stats.failed_forwards_in_a_row = 0
-            stats.tokens_per_s = _recent(stats.tokens_per_s, tokens / max(took_s, 1e-9))
-        return _Forward(results, took_s, computed)
-
-    def _tell(self, observer: BatchObserver, batch: list[_Item], done: _Forward, begun_s: float) -> None:
+    def _tell(self, observer: BatchObserver, batch: list[_Item], done: Forward, begun_s: float) -> None:
         wait_s = begun_s - min(item.waiting.arrived_s for item in batch)
         encoded = [item.encoded for item in batch]
         observer.batch(seen_batch(encoded, done.tokens, forward_s=done.took_s, oldest_wait_s=wait_s))
@@ -322,11 +278,6 @@ def _parts(tickets: dict[int, _Ticket], max_tokens: int) -> Iterator[list[int]]:
             part, total = [], 0
     if part:
         yield part
-
-
-def _recent(mean: float, value: float) -> float:
-    """The mean of recent values with one more; 0 stands for none yet."""
-    return 0.8 * mean + 0.2 * value if mean else value
 
 
 def _late() -> ScoreFailure:
