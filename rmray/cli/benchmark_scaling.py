@@ -25,6 +25,7 @@ def scaling_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--start-s", type=float, metavar="S", help="from the decision to a replica that answers")
     parser.add_argument("--targets", nargs="+", type=float, metavar="X", help="target_tokens over max_batch_tokens")
     parser.add_argument("--processes", type=count, default=1, metavar="N")
+    parser.add_argument("--paced", action="store_true", help="of --validate: forwards sleep, as long as a model says")
     parser.add_argument("--rounds", type=count, metavar="N", help="of --validate")
     parser.add_argument("--run-s", type=float, metavar="S", help="of one case of --validate")
     parser.add_argument("--seed", type=int, metavar="N")
@@ -40,26 +41,27 @@ def run_scaling(arguments: Namespace) -> Mapping[str, Any]:
         from rmray.benchmark.scaling.validation import ValidationSettings, validate
 
         model = {"model": arguments.model} if arguments.model else {}
-        validation = validate(ValidationSettings(**model, **_given(arguments, _VALIDATION_OPTIONS)), say=tell)
+        settings = ValidationSettings(**model, **_given(arguments, _VALIDATION_OPTIONS), paced=arguments.paced)
+        validation = validate(settings, say=tell)
         print_validation(validation)
-        save_json(output, "scaling-validation", validation.to_json())
+        save_json(output, "scaling-validation-paced" if arguments.paced else "scaling-validation", validation.to_json())
         return validation.to_json()
 
     from rmray.benchmark.scaling.grid import GridSettings, run_grid
     from rmray.benchmark.scaling.load import draw_groups
     from rmray.benchmark.scaling.plots import plot_grid, print_grid
 
-    settings = GridSettings(**_given(arguments, _GRID_OPTIONS))
+    grid_settings = GridSettings(**_given(arguments, _GRID_OPTIONS))
     if arguments.measured:
         from rmray.benchmark.scaling.validation import measure_here
 
-        cost = measure_here(arguments.model or "5m", arguments.workload, settings.max_batch_tokens)
+        cost = measure_here(arguments.model or "5m", arguments.workload, grid_settings.max_batch_tokens)
     else:
         from rmray.benchmark.scaling.cost import assumed_h100
 
         cost = assumed_h100(arguments.model or "8b")
     targets = {"targets": arguments.targets} if arguments.targets else {}
-    groups = draw_groups(arguments.workload, settings.seed)
+    groups = draw_groups(arguments.workload, grid_settings.seed)
     report = run_grid(settings, cost, arguments.workload, groups, **targets, processes=arguments.processes, say=tell)
     print_grid(report)
     save_json(output, "scaling", report.to_json())

@@ -40,7 +40,7 @@ class Policy:
 
 TARGETS = (0.25, 0.5, 1.0, 2.0, 4.0)
 DOWNSCALE_DELAYS_S = (120.0, 600.0)
-AROUND: Mapping[str, Sequence[float]] = {
+AROUND: Mapping[str, Sequence[Any]] = {
     "upscale_delay_s": (0.0, 30.0),
     "downscale_delay_s": (60.0, 300.0),
     "max_ongoing_requests": (16, 64),
@@ -137,7 +137,7 @@ def run_grid(
     *,
     targets: Sequence[float] = TARGETS,
     downscale_delays_s: Sequence[float] = DOWNSCALE_DELAYS_S,
-    around: Mapping[str, Sequence[float]] = AROUND,
+    around: Mapping[str, Sequence[Any]] = AROUND,
     processes: int = 1,
     say: Callable[[str], None] = lambda text: None,
 ) -> GridReport:

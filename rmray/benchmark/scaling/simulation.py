@@ -334,7 +334,7 @@ def simulate_arrivals(
         app.events.at(when_s, send, next(handles), group)
     app.events.run_until(last_s)
     while app.num_open:
-        app.events.run_until(app.events.now_s + 1.0)
+        app.events.run_until(app.events.now_s + 0.01)
     return app.run(app.events.now_s)
 
 
