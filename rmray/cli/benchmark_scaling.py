@@ -32,38 +32,43 @@ def scaling_arguments(parser: ArgumentParser) -> None:
 
 
 def run_scaling(arguments: Namespace) -> Mapping[str, Any]:
-    from rmray.benchmark.report import save_json
-
     _check_shape(arguments.model)
-    output = Path(arguments.output)
-    if arguments.validate:
-        from rmray.benchmark.scaling.plots import print_validation
-        from rmray.benchmark.scaling.validation import ValidationSettings, validate
+    return _validate(arguments) if arguments.validate else _compare(arguments)
 
-        model = {"model": arguments.model} if arguments.model else {}
-        settings = ValidationSettings(**model, **_given(arguments, _VALIDATION_OPTIONS), paced=arguments.paced)
-        validation = validate(settings, say=tell)
-        print_validation(validation)
-        save_json(output, "scaling-validation-paced" if arguments.paced else "scaling-validation", validation.to_json())
-        return validation.to_json()
 
+def _compare(arguments: Namespace) -> Mapping[str, Any]:
+    from rmray.benchmark.report import save_json
     from rmray.benchmark.scaling.grid import GridSettings, run_grid
     from rmray.benchmark.scaling.load import draw_groups
     from rmray.benchmark.scaling.plots import plot_grid, print_grid
 
-    grid_settings = GridSettings(**_given(arguments, _GRID_OPTIONS))
+    output = Path(arguments.output)
+    settings = GridSettings(**_given(arguments, _GRID_OPTIONS))
+    groups = draw_groups(arguments.workload, settings.seed)
     if arguments.measured:
         from rmray.benchmark.scaling.validation import measure_here
 
-        cost = measure_here(arguments.model or "5m", arguments.workload, grid_settings.max_batch_tokens)
+        cost = measure_here(arguments.model or "5m", arguments.workload, settings.max_batch_tokens)
     else:
         from rmray.benchmark.scaling.cost import assumed_h100
 
         cost = assumed_h100(arguments.model or "8b")
     targets = {"targets": arguments.targets} if arguments.targets else {}
-    groups = draw_groups(arguments.workload, grid_settings.seed)
     report = run_grid(settings, cost, arguments.workload, groups, **targets, processes=arguments.processes, say=tell)
     print_grid(report)
     save_json(output, "scaling", report.to_json())
     plot_grid(report, output)
+    return report.to_json()
+
+
+def _validate(arguments: Namespace) -> Mapping[str, Any]:
+    from rmray.benchmark.report import save_json
+    from rmray.benchmark.scaling.plots import print_validation
+    from rmray.benchmark.scaling.validation import ValidationSettings, validate
+
+    model = {"model": arguments.model} if arguments.model else {}
+    settings = ValidationSettings(**model, **_given(arguments, _VALIDATION_OPTIONS), paced=arguments.paced)
+    report = validate(settings, say=tell)
+    print_validation(report)
+    save_json(Path(arguments.output), f"scaling-validation{'-paced' if arguments.paced else ''}", report.to_json())
     return report.to_json()

@@ -383,11 +383,15 @@ def test_the_report_is_json_a_table_and_a_picture(grid, tmp_path, capsys):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_validation_runs_each_case_really_and_simulated(monkeypatch, capsys):
+@pytest.mark.parametrize("paced", [False, True])
+def test_a_validation_runs_each_case_really_and_simulated(paced, monkeypatch, capsys):
     monkeypatch.setitem(SHAPES, "tiny", Shape(32, 2, 64, 2, 1, 16, 120))
-    settings = ValidationSettings(model="tiny", callers=(3,), loads=(0.5,), rounds=2, run_s=0.3, num_groups=20)
+    loads = (0.8,) if paced else ()
+    settings = ValidationSettings(
+        model="tiny", callers=(3,), loads=loads, rounds=2, run_s=0.5, num_groups=20, paced=paced
+    )
     report = validate(settings)
-    assert report.cases() == ("closed loop, 3 callers", "open loop at 50%")
+    assert report.cases() == ("closed loop, 3 callers", "open loop at 80%")[: 1 + paced]
     for comparison in report.comparisons:
         assert min(comparison.real.num_calls, comparison.simulated.num_calls, comparison.foretold.num_calls) > 0
         assert comparison.drift > 0

@@ -28,6 +28,7 @@ from rmray.benchmark.score_rows import EncodedScorer
 from rmray.benchmark.shapes import SHAPES, build_classifier
 from rmray.benchmark.workloads import WORKLOADS, Workload, make_groups
 from rmray.data.group import TokenGroup
+from rmray.errors import ConfigError
 from rmray.models.backbone import RewardBackbone
 from rmray.models.scorer import Encoded, RawScores
 from rmray.schema import ScoreRequest, ScoreResult
@@ -274,10 +275,10 @@ def _simulate(work: Work, scorer: PoolScorer, settings: ValidationSettings, cost
     )
     groups = scorer.groups
     if work and isinstance(work[0], list):
-        orders = [[groups[i] for i in order] for order in work]  # type: ignore[misc]
+        orders = [[groups[i] for i in order] for order in work]
         outcome = simulate_callers(deployment, orders, end_s=settings.run_s, seed=settings.seed)
     else:
-        outcome = simulate_arrivals(deployment, [(t, groups[i]) for t, i in work], seed=settings.seed)  # type: ignore[misc]
+        outcome = simulate_arrivals(deployment, [(t, groups[i]) for t, i in work], seed=settings.seed)
     return _measured(outcome.latencies_s, outcome.end_s)
 
 
@@ -288,6 +289,8 @@ def _scaled(cost: ForwardCost, forwards: Sequence[Forward]) -> ForwardCost:
 
 
 def _measured(latencies_s: Sequence[float], took_s: float) -> Measured:
+    if not latencies_s:
+        raise ConfigError("no call was answered within a run", where="--run-s", next_step="raise it")
     p50_s, p99_s = np.percentile(latencies_s, [50, 99]).tolist()
     return Measured(len(latencies_s), len(latencies_s) / took_s, float(np.mean(latencies_s)), p50_s, p99_s)
 
