@@ -80,6 +80,12 @@ def test_saturated_replicas_make_a_full_batch_each_forward(replicas):
     assert outcome.busy_s / outcome.running_s == pytest.approx(1, abs=0.02)
 
 
+def test_what_comes_at_one_time_makes_one_batch():
+    outcome = simulate_callers(replace(ALONE, cost=BY_TOKENS, max_batch_tokens=400), [[GROUP]] * 4, end_s=100)
+    assert outcome.num_calls / 4 == outcome.num_batches
+    assert outcome.num_calls == pytest.approx(4 * 100 / 0.45, abs=4)
+
+
 def small(seed: int = 0):
     """An app that scales, refuses, lets deadlines pass and drains, under a step of actors."""
     scaling = ScalingSettings(
