@@ -82,8 +82,7 @@ def test_saturated_replicas_make_a_full_batch_each_forward(replicas):
 
 def test_what_comes_at_one_time_makes_one_batch():
     outcome = simulate_callers(replace(ALONE, cost=BY_TOKENS, max_batch_tokens=400), [[GROUP]] * 4, end_s=100)
-    assert outcome.num_calls / 4 == outcome.num_batches
-    assert outcome.num_calls == pytest.approx(4 * 100 / 0.45, abs=4)
+    assert (outcome.num_batches, outcome.num_calls) == (223, 4 * 222)  # 0.45 s each, one under way at the end
 
 
 def small(seed: int = 0):
@@ -394,7 +393,7 @@ def test_a_validation_runs_each_case_really_and_simulated(paced, monkeypatch, ca
     monkeypatch.setitem(SHAPES, "tiny", Shape(32, 2, 64, 2, 1, 16, 120))
     loads = (0.8,) if paced else ()
     settings = ValidationSettings(
-        model="tiny", callers=(3,), loads=loads, rounds=2, run_s=0.5, num_groups=20, paced=paced
+        model="tiny", callers=(3,), loads=loads, rounds=2, run_s=1.5, num_groups=20, paced=paced
     )
     report = validate(settings)
     assert report.cases() == ("closed loop, 3 callers", "open loop at 80%")[: 1 + paced]
