@@ -25,31 +25,26 @@ def scaling_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--start-s", type=float, metavar="S", help="from the decision to a replica that answers")
     parser.add_argument("--targets", nargs="+", type=float, metavar="X", help="target_tokens over max_batch_tokens")
     parser.add_argument("--processes", type=count, default=1, metavar="N")
+    parser.add_argument("--paced", action="store_true", help="of --validate: forwards sleep, as long as a model says")
     parser.add_argument("--rounds", type=count, metavar="N", help="of --validate")
     parser.add_argument("--run-s", type=float, metavar="S", help="of one case of --validate")
     parser.add_argument("--seed", type=int, metavar="N")
 
 
 def run_scaling(arguments: Namespace) -> Mapping[str, Any]:
-    from rmray.benchmark.report import save_json
-
     _check_shape(arguments.model)
-    output = Path(arguments.output)
-    if arguments.validate:
-        from rmray.benchmark.scaling.plots import print_validation
-        from rmray.benchmark.scaling.validation import ValidationSettings, validate
+    return _validate(arguments) if arguments.validate else _compare(arguments)
 
-        model = {"model": arguments.model} if arguments.model else {}
-        validation = validate(ValidationSettings(**model, **_given(arguments, _VALIDATION_OPTIONS)), say=tell)
-        print_validation(validation)
-        save_json(output, "scaling-validation", validation.to_json())
-        return validation.to_json()
 
+def _compare(arguments: Namespace) -> Mapping[str, Any]:
+    from rmray.benchmark.report import save_json
     from rmray.benchmark.scaling.grid import GridSettings, run_grid
     from rmray.benchmark.scaling.load import draw_groups
     from rmray.benchmark.scaling.plots import plot_grid, print_grid
 
+    output = Path(arguments.output)
     settings = GridSettings(**_given(arguments, _GRID_OPTIONS))
+    groups = draw_groups(arguments.workload, settings.seed)
     if arguments.measured:
         from rmray.benchmark.scaling.validation import measure_here
 
@@ -59,9 +54,21 @@ def run_scaling(arguments: Namespace) -> Mapping[str, Any]:
 
         cost = assumed_h100(arguments.model or "8b")
     targets = {"targets": arguments.targets} if arguments.targets else {}
-    groups = draw_groups(arguments.workload, settings.seed)
     report = run_grid(settings, cost, arguments.workload, groups, **targets, processes=arguments.processes, say=tell)
     print_grid(report)
     save_json(output, "scaling", report.to_json())
     plot_grid(report, output)
+    return report.to_json()
+
+
+def _validate(arguments: Namespace) -> Mapping[str, Any]:
+    from rmray.benchmark.report import save_json
+    from rmray.benchmark.scaling.plots import print_validation
+    from rmray.benchmark.scaling.validation import ValidationSettings, validate
+
+    model = {"model": arguments.model} if arguments.model else {}
+    settings = ValidationSettings(**model, **_given(arguments, _VALIDATION_OPTIONS), paced=arguments.paced)
+    report = validate(settings, say=tell)
+    print_validation(report)
+    save_json(Path(arguments.output), f"scaling-validation{'-paced' if arguments.paced else ''}", report.to_json())
     return report.to_json()

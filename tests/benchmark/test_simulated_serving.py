@@ -80,10 +80,15 @@ def test_saturated_replicas_make_a_full_batch_each_forward(replicas):
     assert outcome.busy_s / outcome.running_s == pytest.approx(1, abs=0.02)
 
 
+def test_what_comes_at_one_time_makes_one_batch():
+    outcome = simulate_callers(replace(ALONE, cost=BY_TOKENS, max_batch_tokens=400), [[GROUP]] * 4, end_s=100)
+    assert (outcome.num_batches, outcome.num_calls) == (223, 4 * 222)  # 0.45 s each, one under way at the end
+
+
 def small(seed: int = 0):
     """An app that scales, refuses, lets deadlines pass and drains, under a step of actors."""
     scaling = ScalingSettings(
-        max_replicas=6, target_tokens=300, upscale_delay_s=2, downscale_delay_s=5, push_s=1, look_back_s=2
+        max_replicas=6, target_tokens=300, upscale_delay_s=2, downscale_delay_s=5, metrics_interval_s=1
     )
     deployment = Deployment(
         cost=replace(BY_TOKENS, errors=(0.9, 1.0, 1.1)),
@@ -108,7 +113,7 @@ def test_the_same_seed_gives_the_same_run():
 
 def test_every_call_is_answered_once():
     scaling = ScalingSettings(
-        max_replicas=5, target_tokens=300, upscale_delay_s=1, downscale_delay_s=2, push_s=1, look_back_s=2
+        max_replicas=5, target_tokens=300, upscale_delay_s=1, downscale_delay_s=2, metrics_interval_s=1
     )
     app = SimulatedApp(
         Deployment(
@@ -228,7 +233,7 @@ def test_a_mean_over_time_is_rays_own():
 
 def test_delays_are_counted_from_when_the_load_first_asks_for_another_number():
     settings = ScalingSettings(
-        max_replicas=8, target_tokens=100, upscale_delay_s=10, downscale_delay_s=20, look_back_s=5, push_s=1
+        max_replicas=8, target_tokens=100, upscale_delay_s=10, downscale_delay_s=20, metrics_interval_s=2.5
     )
     reports, autoscaler, target, seen = LoadReports(5), Autoscaler(settings), 1, []
     for second in range(100):
@@ -245,7 +250,7 @@ def test_delays_are_counted_from_when_the_load_first_asks_for_another_number():
 
 def test_replicas_come_after_their_time_and_leave_when_they_are_drained():
     scaling = ScalingSettings(
-        max_replicas=4, target_tokens=100, upscale_delay_s=2, downscale_delay_s=4, look_back_s=1, push_s=0.5
+        max_replicas=4, target_tokens=100, upscale_delay_s=2, downscale_delay_s=4, metrics_interval_s=0.5
     )
     app = SimulatedApp(replace(ALONE, scaling=scaling, start_s=5, max_ongoing_requests=1))
     looks = []
@@ -383,11 +388,15 @@ def test_the_report_is_json_a_table_and_a_picture(grid, tmp_path, capsys):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_validation_runs_each_case_really_and_simulated(monkeypatch, capsys):
+@pytest.mark.parametrize("paced", [False, True])
+def test_a_validation_runs_each_case_really_and_simulated(paced, monkeypatch, capsys):
     monkeypatch.setitem(SHAPES, "tiny", Shape(32, 2, 64, 2, 1, 16, 120))
-    settings = ValidationSettings(model="tiny", callers=(3,), loads=(0.5,), rounds=2, run_s=0.3, num_groups=20)
+    loads = (0.8,) if paced else ()
+    settings = ValidationSettings(
+        model="tiny", callers=(3,), loads=loads, rounds=2, run_s=1.5, num_groups=20, paced=paced
+    )
     report = validate(settings)
-    assert report.cases() == ("closed loop, 3 callers", "open loop at 50%")
+    assert report.cases() == ("closed loop, 3 callers", "open loop at 80%")[: 1 + paced]
     for comparison in report.comparisons:
         assert min(comparison.real.num_calls, comparison.simulated.num_calls, comparison.foretold.num_calls) > 0
         assert comparison.drift > 0

@@ -1,7 +1,7 @@
 """How many replicas there should be: our policy on what Serve's controller is told, and Serve's own delays.
 
 Called by `simulation`. Replicas and handles note their load every fifth of the look-back and report what they noted
-every `push_s`; the controller takes each one's mean over time, lets `desired_replicas` decide, and applies the delays
+every `metrics_interval_s`; the controller takes each one's mean over time, lets `desired_replicas` decide, and applies the delays
 by Ray's own function, which needs no cluster. All handles report as one.
 """
 
@@ -25,15 +25,19 @@ CONTROL_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingSettings:
-    """target_tokens: of a replica. look_back_s: that loads are averaged over. push_s: between reports."""
+    """As in `config.serve.ServeOptions`."""
 
     min_replicas: int = 1
     max_replicas: int = 64
     target_tokens: float = 32768
     upscale_delay_s: float = 10.0
     downscale_delay_s: float = 120.0
-    look_back_s: float = 30.0
-    push_s: float = 10.0
+    metrics_interval_s: float = 2.0
+
+    @property
+    def look_back_s(self) -> float:
+        """What loads are averaged over, as `serving.app.autoscaling` tells Serve."""
+        return 2 * self.metrics_interval_s
 
     @property
     def record_s(self) -> float:

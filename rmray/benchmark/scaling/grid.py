@@ -35,16 +35,16 @@ class Policy:
     upscale_delay_s: float = 10.0
     downscale_delay_s: float = 120.0
     max_ongoing_requests: int = 32
-    look_back_s: float = 30.0
+    metrics_interval_s: float = 2.0
 
 
 TARGETS = (0.25, 0.5, 1.0, 2.0, 4.0)
 DOWNSCALE_DELAYS_S = (120.0, 600.0)
-AROUND: Mapping[str, Sequence[float]] = {
+AROUND: Mapping[str, Sequence[Any]] = {
     "upscale_delay_s": (0.0, 30.0),
     "downscale_delay_s": (60.0, 300.0),
     "max_ongoing_requests": (16, 64),
-    "look_back_s": (10.0,),
+    "metrics_interval_s": (10.0,),
 }
 
 
@@ -137,7 +137,7 @@ def run_grid(
     *,
     targets: Sequence[float] = TARGETS,
     downscale_delays_s: Sequence[float] = DOWNSCALE_DELAYS_S,
-    around: Mapping[str, Sequence[float]] = AROUND,
+    around: Mapping[str, Sequence[Any]] = AROUND,
     processes: int = 1,
     say: Callable[[str], None] = lambda text: None,
 ) -> GridReport:
@@ -209,7 +209,7 @@ def run_cell(
             target_tokens=policy.target_batches * settings.max_batch_tokens,
             upscale_delay_s=policy.upscale_delay_s,
             downscale_delay_s=policy.downscale_delay_s,
-            look_back_s=policy.look_back_s,
+            metrics_interval_s=policy.metrics_interval_s,
         ),
         max_batch_tokens=settings.max_batch_tokens,
         max_ongoing_requests=policy.max_ongoing_requests,

@@ -62,8 +62,9 @@ def print_validation(report: ValidationReport) -> None:
 
     console = Console(width=max(Console().width, TABLE_WIDTH))
     settings = report.settings
+    what = "paced forwards" if settings.paced else settings.model
     table = Table(
-        title=f"simulated over real, {settings.model}, medians of {settings.rounds} rounds of {settings.run_s:g} s",
+        title=f"simulated over real, {what}, medians of {settings.rounds} rounds of {settings.run_s:g} s",
         title_justify="left",
     )
     table.add_column("case")
@@ -103,7 +104,7 @@ def _policy_texts(policy: Policy) -> list[str]:
         f"{policy.upscale_delay_s:g}",
         f"{policy.downscale_delay_s:g}",
         f"{policy.max_ongoing_requests}",
-        f"{policy.look_back_s:g}",
+        f"{policy.metrics_interval_s:g}",
     ]
 
 

@@ -50,7 +50,9 @@ class SimulatedReplica:
         key, now_s = next(self._keys), self._events.now_s
         self._waiting[key] = Waiting(key, tokens, call.group.max_path_len, now_s, call.deadline_s), call
         if not self._busy:
-            self._forward()
+            # The engine's loop hears of all that comes at one time before it makes a batch.
+            self._busy = True
+            self._events.after(0.0, self._forward)
         return None
 
     def _forward(self) -> None:

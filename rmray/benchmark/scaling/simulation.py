@@ -120,7 +120,7 @@ class SimulatedApp:
         if scaling:
             self._reports, self._autoscaler = LoadReports(scaling.look_back_s), Autoscaler(scaling)
             every(self.events, scaling.record_s, self._note_handles)
-            every(self.events, scaling.push_s, lambda: self._push(HANDLES))
+            every(self.events, scaling.metrics_interval_s, lambda: self._push(HANDLES))
             every(self.events, CONTROL_S, self._control)
         for _ in range(self._target):
             self._start(ready_s=0.0)
@@ -209,7 +209,7 @@ class SimulatedApp:
         self.running.append(member.replica)
         if scaling := self.deployment.scaling:
             every(self.events, scaling.record_s, lambda: self._note(member))
-            every(self.events, scaling.push_s, lambda: None if member.drains else self._push(member.replica))
+            every(self.events, scaling.metrics_interval_s, lambda: None if member.drains else self._push(member.replica))
 
     def _note_handles(self) -> None:
         self._reports.note(HANDLES, self.events.now_s, self.num_pending)
@@ -334,7 +334,7 @@ def simulate_arrivals(
         app.events.at(when_s, send, next(handles), group)
     app.events.run_until(last_s)
     while app.num_open:
-        app.events.run_until(app.events.now_s + 1.0)
+        app.events.run_until(app.events.now_s + 0.01)
     return app.run(app.events.now_s)
 
 

@@ -28,6 +28,7 @@ from rmray.benchmark.score_rows import EncodedScorer
 from rmray.benchmark.shapes import SHAPES, build_classifier
 from rmray.benchmark.workloads import WORKLOADS, Workload, make_groups
 from rmray.data.group import TokenGroup
+from rmray.errors import ConfigError
 from rmray.models.backbone import RewardBackbone
 from rmray.models.scorer import Encoded, RawScores
 from rmray.schema import ScoreRequest, ScoreResult
@@ -37,6 +38,7 @@ WITHIN = 0.15
 """Throughput and median latency of the simulation are to be this near."""
 FILLS = (0.05, 0.25, 0.5, 1.0)
 """Of max_batch_tokens: the batches whose forwards are measured."""
+PACE = ForwardCost("paced", base_s=0.02, token_s=1e-4)
 VALIDATION = Workload("validation", 64, 24, 4)
 FIGURES = ("calls_per_s", "mean_s", "p50_s", "p99_s")
 
@@ -44,7 +46,8 @@ FIGURES = ("calls_per_s", "mean_s", "p50_s", "p99_s")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationSettings:
     """rounds: each runs every case once. run_s: of a case in a round. callers: of the closed loops. loads: of the open
-    ones, over what a replica does whose batches are full. A batch is small, so that a short run has many of them."""
+    ones, over what a replica does whose batches are full. A batch is small, so that a short run has many of them.
+    paced: forwards sleep for as long as PACE says, which other work on the machine hardly changes."""
 
     model: str = "5m"
     workload: Workload = VALIDATION
@@ -55,6 +58,7 @@ class ValidationSettings:
     run_s: float = 10.0
     num_groups: int = 256
     seed: int = 0
+    paced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +129,15 @@ Forward = tuple[int, int, float]
 
 
 class PoolScorer(EncodedScorer):
-    """Answers requests named by their place among encoded groups, and notes what each forward took."""
+    """Answers requests named by their place among encoded groups, and notes what each forward took.
 
-    def __init__(self, model: str, groups: Sequence[TokenGroup]) -> None:
+    pace: forwards sleep for so long instead of computing.
+    """
+
+    def __init__(self, model: str, groups: Sequence[TokenGroup], *, pace: ForwardCost | None = None) -> None:
         super().__init__(RewardBackbone(build_classifier(SHAPES[model])), groups, "cpu")
         self.encoded = [replace(e, request=replace(e.request, id=str(i))) for i, e in enumerate(self.encoded)]
-        self.groups = measure_groups(groups)
+        self.groups, self._pace = measure_groups(groups), pace
         self.forwards: list[Forward] = []
 
     @property
@@ -141,11 +148,15 @@ class PoolScorer(EncodedScorer):
         return [self.encoded[int(r.id or 0)] for r in requests]
 
     def forward(self, batch: Sequence[Encoded]) -> list[RawScores]:
-        start_s = time.perf_counter()
-        scores = super().forward(batch)
-        took_s = time.perf_counter() - start_s
         groups = [self.groups[int(e.request.id or 0)] for e in batch]
-        self.forwards.append((sum(g.tokens for g in groups), sum(g.pairs for g in groups), took_s))
+        tokens, pairs = sum(g.tokens for g in groups), sum(g.pairs for g in groups)
+        start_s = time.perf_counter()
+        if self._pace:
+            time.sleep(self._pace.seconds(tokens, pairs))
+            scores = [np.zeros(g.completions) for g in groups]
+        else:
+            scores = super().forward(batch)
+        self.forwards.append((tokens, pairs, time.perf_counter() - start_s))
         return scores
 
     def time_forwards(self, max_batch_tokens: int, rng: random.Random) -> list[Forward]:
@@ -200,7 +211,8 @@ def validate(settings: ValidationSettings, *, say: Callable[[str], None] = lambd
     with _one_thread():
         vocab = SHAPES[settings.model].vocab_size
         groups = make_groups(settings.workload, settings.num_groups, vocab, settings.seed)
-        scorer, rng = PoolScorer(settings.model, groups), random.Random(settings.seed)
+        scorer = PoolScorer(settings.model, groups, pace=PACE if settings.paced else None)
+        rng = random.Random(settings.seed)
         scorer.time_forwards(settings.max_batch_tokens, rng)
         costs, comparisons = [], []
         for round_ in range(settings.rounds):
@@ -227,11 +239,12 @@ def _run_round(
         measured += scorer.time_forwards(settings.max_batch_tokens, rng)
         runs.append((f"closed loop, {callers} callers", orders, real, forwards))
     for load in settings.loads:
-        times = poisson_arrivals(Constant(load * calls_per_s), settings.run_s, rng)
+        times = poisson_arrivals(Constant(load * float(calls_per_s)), settings.run_s, rng)
         trace = [(when_s, rng.choice(places)) for when_s in times]
-        real, forwards = _run(scorer, settings, _open_loop(scorer, trace))
+        sent: list[tuple[float, int]] = []  # as the loop came to it: the simulation is asked at the same times
+        real, forwards = _run(scorer, settings, _open_loop(scorer, trace, sent))
         measured += scorer.time_forwards(settings.max_batch_tokens, rng)
-        runs.append((f"open loop at {load:.0%}", trace, real, forwards))
+        runs.append((f"open loop at {load:.0%}", sent, real, forwards))
     cost = _fit(settings.model, measured)
     comparisons = []
     for case, work, real, forwards in runs:
@@ -262,10 +275,10 @@ def _simulate(work: Work, scorer: PoolScorer, settings: ValidationSettings, cost
     )
     groups = scorer.groups
     if work and isinstance(work[0], list):
-        orders = [[groups[i] for i in order] for order in work]  # type: ignore[misc]
+        orders = [[groups[i] for i in order] for order in work]
         outcome = simulate_callers(deployment, orders, end_s=settings.run_s, seed=settings.seed)
     else:
-        outcome = simulate_arrivals(deployment, [(t, groups[i]) for t, i in work], seed=settings.seed)  # type: ignore[misc]
+        outcome = simulate_arrivals(deployment, [(t, groups[i]) for t, i in work], seed=settings.seed)
     return _measured(outcome.latencies_s, outcome.end_s)
 
 
@@ -276,6 +289,8 @@ def _scaled(cost: ForwardCost, forwards: Sequence[Forward]) -> ForwardCost:
 
 
 def _measured(latencies_s: Sequence[float], took_s: float) -> Measured:
+    if not latencies_s:
+        raise ConfigError("no call was answered within a run", where="--run-s", next_step="raise it")
     p50_s, p99_s = np.percentile(latencies_s, [50, 99]).tolist()
     return Measured(len(latencies_s), len(latencies_s) / took_s, float(np.mean(latencies_s)), p50_s, p99_s)
 
@@ -332,14 +347,15 @@ def _closed_loop(scorer: PoolScorer, orders: Sequence[Sequence[int]], run_s: flo
     return load
 
 
-def _open_loop(scorer: PoolScorer, trace: Sequence[tuple[float, int]]) -> Load:
-    """Calls at the times of the trace, whoever waits."""
+def _open_loop(scorer: PoolScorer, trace: Sequence[tuple[float, int]], sent: list[tuple[float, int]]) -> Load:
+    """Calls at the times of the trace, whoever waits; `sent` gets the times at which they were really made."""
     requests = scorer.requests
 
     async def load(engine: ScoringEngine) -> list[float]:
         start_s, tasks = time.perf_counter(), []
         for when_s, i in trace:
             await asyncio.sleep(max(0.0, start_s + when_s - time.perf_counter()))
+            sent.append((time.perf_counter() - start_s, i))
             tasks.append(asyncio.create_task(_ask(engine, requests[i])))
         return await asyncio.gather(*tasks)
 
