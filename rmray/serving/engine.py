@@ -118,6 +118,8 @@ class ScoringEngine:
                 encoded = await self._encode([requests[i] for i in part], deadline_s)
                 for i, one in zip(part, encoded, strict=True):
                     answers[i] = self._enqueue(requests[i], admitted[i], one, deadline_s)
+            if tokens := sum(ticket.tokens for ticket in admitted.values()):
+                self.stats.count_call(tokens)
             if futures := [a for a in answers.values() if isinstance(a, asyncio.Future)]:
                 await asyncio.wait(futures)
             responses = [a.result() if isinstance(a, asyncio.Future) else a for _, a in sorted(answers.items())]
@@ -127,10 +129,7 @@ class ScoringEngine:
             for answer in answers.values():
                 if isinstance(answer, asyncio.Future):
                     answer.cancel()
-            tokens = sum(ticket.tokens for ticket in admitted.values())
-            self._queued_tokens -= tokens
-            if tokens:
-                self.stats.count_call(tokens)
+            self._queued_tokens -= sum(ticket.tokens for ticket in admitted.values())
             self._calls.discard(call)
             call.set_result(None)
 

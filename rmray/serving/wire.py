@@ -34,6 +34,7 @@ from rmray.schema import (
 
 MAX_ITEMS = 1024
 MAX_COMPLETIONS = 256
+MAX_TIMEOUT_S = 600.0
 
 
 def _encodable(text: str) -> str:
@@ -116,7 +117,7 @@ class RewardsRequest(Model):
     """Name of the served model; may be left out where there is one. NAME@VERSION asks for that version alone."""
     items: Annotated[list[Item], Field(min_length=1, max_length=MAX_ITEMS)]
     """Prompts with their completions; results come back in this order."""
-    timeout_s: Annotated[float, Field(gt=0, le=600)] = 60.0
+    timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] = 60.0
     """Seconds after which what is not scored is answered `deadline`."""
 
 

@@ -230,6 +230,22 @@ def test_cancelling_one_in_the_forward_harms_no_other():
     assert raws(run(scorer, scenario)[0]) == [1.0, 2.0]
 
 
+def test_what_a_call_has_in_tokens_is_known_before_the_first_is_answered():
+    scorer = GatedScorer()
+
+    async def scenario(engine):
+        calls = [asyncio.create_task(engine.score([request(prompt="p" * 30, completions=["x" * 10])]))]
+        await scorer.until_forward()
+        first = engine.stats.mean_call_tokens
+        calls.append(asyncio.create_task(engine.score([request(prompt="p" * 70, completions=["x" * 20])] * 2)))
+        await until(lambda: engine.num_waiting == 2)
+        scorer.gate.set()
+        await asyncio.gather(*calls)
+        return first, engine.stats.mean_call_tokens
+
+    assert run(scorer, scenario) == (40.0, pytest.approx(0.8 * 40 + 0.2 * 180))
+
+
 def test_a_full_queue_says_overloaded_and_when_to_ask_again():
     scorer = GatedScorer()
     big = request("big", prompt="p" * 30)

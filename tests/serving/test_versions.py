@@ -69,6 +69,13 @@ def test_what_somebodys_own_code_makes_is_not_written_down(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_nothing_can_be_written_down_that_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(SERVED_DIR_ENV, str(tmp_path / "file"))
+    with pytest.raises(ClusterError, match="cannot be written down"):
+        write_record("n", Recipe(lambda: None, "v1", source={"bundle": "b"}), serve_options())
+
+
 def test_a_restoration_names_what_it_cannot_read(tmp_path):
     with pytest.raises(ConfigError, match="no such directory"):
         restore(tmp_path / "missing")

@@ -209,7 +209,9 @@ class SimulatedApp:
         self.running.append(member.replica)
         if scaling := self.deployment.scaling:
             every(self.events, scaling.record_s, lambda: self._note(member))
-            every(self.events, scaling.metrics_interval_s, lambda: None if member.drains else self._push(member.replica))
+            every(
+                self.events, scaling.metrics_interval_s, lambda: None if member.drains else self._push(member.replica)
+            )
 
     def _note_handles(self) -> None:
         self._reports.note(HANDLES, self.events.now_s, self.num_pending)

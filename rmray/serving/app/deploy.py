@@ -121,7 +121,9 @@ def deploy_recipe(
             max_length=info.max_length,
             options_digest=digest,
         )
-        if canary is not None and before is not None:
+        if canary is None:
+            write_record(name, recipe, checked)
+        elif before is not None:
             _check_alike(before, model)
     except BaseException:  # an interrupt too would leave an app that no name points to
         if fresh:
@@ -132,7 +134,6 @@ def deploy_recipe(
     if canary is None:
         replaced = ray.get(aliases.move.remote(model, start))
         kept = model.apps
-        write_record(name, recipe, checked)
     else:
         replaced = ray.get(aliases.set_canary.remote(model, start, canary))
         kept = {replaced.app, app}
@@ -160,11 +161,11 @@ def undeploy(name: str) -> None:
     """Take a name out of service: the alias first, then its apps, which answer what they have accepted; the gateway
     with the last one. ConfigError: no such name."""
     aliases = alias_actor()
+    remove_record(name)
     model: ServedModel | None = ray.get(aliases.remove.remote(name))
     left = live_models()
     if model is None:
         raise ConfigError(f"nothing is served as {name!r}", why=f"served: {', '.join(sorted(left)) or 'none'}")
-    remove_record(name)
     for app in sorted(model.apps):
         delete_app(app)
     if not left and app_status(GATEWAY_APP) is not None:

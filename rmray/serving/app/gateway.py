@@ -22,6 +22,7 @@ from rmray.serving.app.aliases import alias_actor
 from rmray.serving.app.metrics import Push, open_metrics
 from rmray.serving.http import build_http_app, read_api_keys
 from rmray.serving.metrics import GATEWAY, Reading, read_answer
+from rmray.serving.wire import MAX_TIMEOUT_S
 
 
 class HandleBackend:
@@ -117,6 +118,7 @@ def gateway_application() -> serve.Application:
         max_ongoing_requests=256,
         autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 64},
         ray_actor_options={"num_cpus": 0, **keys},
+        graceful_shutdown_timeout_s=MAX_TIMEOUT_S,  # no call takes longer
     )(serve.ingress(build_gateway)())
     application: serve.Application = gateway.bind()
     return application

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 def write_record(name: str, recipe: Recipe, options: ServeOptions) -> None:
     """Write NAME.yaml where the environment names a directory. What code of one's own makes has no config: an older
-    record of the name goes."""
+    record of the name goes. ClusterError where it cannot be written: better no move than one that the next cluster does
+    not know of."""
     directory = os.environ.get(SERVED_DIR_ENV)
     if not directory:
         return
@@ -35,10 +36,18 @@ def write_record(name: str, recipe: Recipe, options: ServeOptions) -> None:
         return
     path = Path(directory) / f"{name}.yaml"
     fields = {"name": name, **recipe.source, "options": options.model_dump(exclude_unset=True)}
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".writing")
-    save_config(ServeConfig.model_validate(fields), beside, exclude_unset=True)
-    beside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_config(ServeConfig.model_validate(fields), beside, exclude_unset=True)
+        beside.replace(path)
+    except OSError as error:
+        raise ClusterError(
+            "what is served cannot be written down",
+            where=str(path),
+            why=str(error),
+            next_step=f"make the directory that {SERVED_DIR_ENV} names one that can be written to, or unset it",
+        ) from error
 
 
 def remove_record(name: str) -> None:

@@ -50,8 +50,8 @@ def promote(name: str, *, http_port: int | None = None, tell: Tell = lambda _: N
     canary = alias.model.canary
     if canary is None or alias.start_canary is None:
         raise ConfigError(f"{name!r} has no canary", next_step="start one with `rmray serve --bundle B --canary SHARE`")
-    ray.get(alias_actor().move.remote(canary, alias.start_canary))
     write_record(name, *_read_start(alias.start_canary))
+    ray.get(alias_actor().move.remote(canary, alias.start_canary))
     _drain(alias.model, alias.start, tell)
     return Deployed(canary, ensure_http(http_port), alias.model.model_version)
 

@@ -188,6 +188,18 @@ def test_an_alias_whose_app_is_gone_is_forgotten(alpha):
         RewardClient.connect("ghost")
 
 
+def test_a_canary_whose_app_is_gone_is_forgotten(alpha):
+    import ray
+
+    from rmray.serving.app import served_models
+    from rmray.serving.app.aliases import alias_actor
+
+    ghost = replace(alpha.model(), app="alpha-v9", model_version="v9")
+    ray.get(alias_actor().set_canary.remote(ghost, b"", 0.5))
+    assert served_models()["alpha"].apps == {"alpha-v1"}
+    assert ray.get(alias_actor().find.remote("alpha")).model.canary is None
+
+
 def test_a_name_that_moved_meanwhile_is_not_forgotten(alpha):
     import ray
 
