@@ -1,7 +1,7 @@
 """All callers of a run, in one process: by handle, over HTTP, and of the peer. An actor of `cluster`.
 
-Requests and bodies are made before anything is timed. By handle the callers use `RewardClient`; HTTP is sent by plain
-httpx to both servers, so that both are asked at the same cost.
+Requests and bodies are made before anything is timed. By handle the callers use `RewardClient`; HTTP is sent by aiohttp
+to both servers, at the same cost and a small one: 0.12 ms of CPU a request, where httpx takes 1 to 3.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from typing import Any
 from rmray.benchmark.serve.load import Call, Loop, closed_loop, open_loop
 from rmray.benchmark.serve.settings import HANDLE, HTTP, PEER
 from rmray.benchmark.serve.work import Work
+from rmray.benchmark.settings import require
 from rmray.client.rewards import RewardClient
 from rmray.errors import RequestError
 from rmray.models.tiny_base import EOS
 from rmray.schema import Content, ScoreRequest, ScoreResult, TokenIds
 
 TIMEOUT_S = 300.0
+IDLE_S = 2.0
+"""Below the five seconds after which uvicorn closes an idle connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +91,26 @@ class Callers:
         return ask
 
     def _by_http(self, door: Door, kind: tuple[str, int]) -> Callable[[int], Any]:
-        import httpx
-
+        aiohttp = require("aiohttp", "asking over HTTP")
         if self._http is None:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-            self._http = httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits, trust_env=False)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S)
+            self._http = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
         if (door, kind) not in self._bodies:
             self._bodies[door, kind] = [BODIES[door.transport](door.model, request) for request in self._work[kind]]
         bodies, scores_of = self._bodies[door, kind], SCORES[door.transport]
+        headers = {"content-type": "application/json"}
 
         async def ask(number: int) -> list[float]:
-            headers = {"content-type": "application/json"}
-            answer = await self._http.post(door.address, content=bodies[number % len(bodies)], headers=headers)
-            if answer.status_code != 200:
+            async with self._http.post(door.address, data=bodies[number % len(bodies)], headers=headers) as answer:
+                body = await answer.read()
+            if answer.status != 200:
                 raise RequestError(
-                    "bad_response", f"{answer.status_code} was answered", where=door.address, why=answer.text[:200]
+                    "bad_response",
+                    f"the server answered {answer.status}",
+                    where=door.address,
+                    why=body[:200].decode("utf-8", "replace"),
                 )
-            return scores_of(json.loads(answer.content))
+            return scores_of(json.loads(body))
 
         return ask
 

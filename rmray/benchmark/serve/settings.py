@@ -47,7 +47,7 @@ class ServeSettings:
     swept: tuple[str, ...] = ("5m",)
     threads: int = 1
     rounds: int = 3
-    seconds: float = 3.0
+    seconds: float = 2.0
     num_groups: int = 48
     prompt_chars: float = 480.0
     completion_chars: float = 160.0
