@@ -76,6 +76,7 @@ def start_app(app: str, recipe: Recipe, options: ServeOptions) -> None:
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=options.finish_s,
         graceful_shutdown_wait_loop_s=0.5,  # so often a replica that goes looks whether all is answered
+        logging_config={"enable_access_log": False},  # the gateway logs requests; by handle, metrics count calls
     )(ScorerReplica)
     bound = deployment.bind(recipe.factory, recipe.model_version, limits, recipe.check_maker, options.check_every_s)
     serve.run_many([serve.RunTarget(bound, name=app, route_prefix=None)], wait_for_applications_running=False)

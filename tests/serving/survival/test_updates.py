@@ -40,7 +40,7 @@ def test_bundles_change_under_load_for_two_minutes(serving, member_dirs, tmp_pat
     from rmray.serving.app import deploy, undeploy
 
     options = {"name": "bundled", "cpus": 1, "drain_s": 1.5, "start_timeout_s": 120}
-    a, b, broken = *member_dirs[:2], damage(shutil.copytree(member_dirs[1], tmp_path / "broken"))
+    a, b, broken = *member_dirs[:2], damage(shutil.copytree(member_dirs[2], tmp_path / "broken"))
     requests = [replace(r, id=str(i)) for i, r in enumerate([*GOLDENS, *REFERENCE])]
     expected = {}
     for directory in (a, b):
