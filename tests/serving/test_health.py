@@ -115,3 +115,25 @@ def test_a_scorer_without_goldens_is_probed_only_while_nothing_shows_that_it_sco
     scorer = ArithmeticScorer()
     run(scorer, scenario)
     assert probed == [scorer]
+
+
+def test_a_forward_that_never_ends_is_a_fault():
+    scorer, now = Held(), [0.0]
+
+    async def scenario(engine):
+        watch = HealthWatch(engine, lambda: None, every_s=60.0, clock=lambda: now[0])
+        call = asyncio.create_task(engine.score([ScoreRequest(prompt="p", completions=("a",))]))
+        assert await asyncio.to_thread(scorer.begun.wait, 20)
+        try:
+            for now[0] in (61.0, 61.0 + health.HUNG_S):
+                await watch.look()
+            now[0] += 1.0
+            with pytest.raises(RuntimeError, match="a check has waited 601 s"):
+                await watch.look()
+        finally:
+            scorer.go.set()
+        await call
+        await asyncio.wait({watch._running} if watch._running else {call})
+        await watch.look()
+
+    run(scorer, scenario)
