@@ -40,10 +40,17 @@ def run(scorer, scenario, limits=None):
 
 
 @pytest.fixture(autouse=True)
-def no_patience(monkeypatch):
+def patience(monkeypatch):
+    """Every check that can end does so within a look, however slow the machine."""
+    monkeypatch.setattr(health, "SHORT_S", 30.0)
+
+
+@pytest.fixture
+def no_patience(patience, monkeypatch):
     monkeypatch.setattr(health, "SHORT_S", 0.01)
 
 
+@pytest.mark.usefixtures("no_patience")
 def test_a_busy_replica_is_healthy_and_its_check_comes_before_all_that_wait():
     scorer = Held()
 
@@ -117,6 +124,7 @@ def test_a_scorer_without_goldens_is_probed_only_while_nothing_shows_that_it_sco
     assert probed == [scorer]
 
 
+@pytest.mark.usefixtures("no_patience")
 def test_a_forward_that_never_ends_is_a_fault():
     scorer, now = Held(), [0.0]
 
