@@ -89,6 +89,13 @@ def app_status(app: str) -> str | None:
     return None if found is None else str(found.status.value)
 
 
+def app_message(app: str) -> str:
+    """The cause of what is wrong with an app's deployments; empty where Serve knows none."""
+    found = serve.status().applications.get(app)
+    messages = [] if found is None else [deployment.message for deployment in found.deployments.values()]
+    return next(filter(None, map(root_cause, messages)), "")
+
+
 def delete_app(app: str) -> None:
     """Take an app down; returns once it has answered what it has accepted, for which it has `finish_s`. (`serve.delete`
     itself gives up waiting after a minute.)"""

@@ -20,6 +20,7 @@ from rmray.serving.app.aliases import alias_actor, live_models, retire
 from rmray.serving.app.apps import (
     POLL_S,
     Tell,
+    app_message,
     app_status,
     choose_app,
     delete_app,
@@ -216,7 +217,15 @@ def _ensure_gateway(url: str) -> None:
             where=owner,
             next_step=f"take {owner} away with `serve.delete({owner!r})`, or use another cluster",
         )
-    serve.run(gateway_application(), name=GATEWAY_APP, route_prefix="/")
+    try:
+        serve.run(gateway_application(), name=GATEWAY_APP, route_prefix="/")
+    except RuntimeError as error:  # Serve's own, which says no more than that it failed
+        raise ClusterError(
+            "the gateway, which answers HTTP, does not start",
+            where=GATEWAY_APP,
+            why=app_message(GATEWAY_APP) or str(error),
+            next_step="mend it and serve again; where it is the API keys, put their file on every node",
+        ) from None
 
 
 def _route_prefixes() -> dict[str, str | None]:
