@@ -9,7 +9,7 @@ from typing import Any
 
 from rmray.cli import source
 from rmray.config import load_config
-from rmray.config.serve import SERVED_DIR_ENV, ServeConfig
+from rmray.config.serve import SERVED_DIR_ENV, ServeConfig, check_share
 from rmray.errors import ConfigError
 
 FLAGS = {
@@ -72,6 +72,8 @@ def run(arguments: Namespace) -> Mapping[str, Any]:
     from rmray.serving.app import serve
     from rmray.serving.app.recipes import recipe_of
 
+    if arguments.canary is not None:
+        check_share(arguments.canary)
     options = config.options.model_dump(exclude_unset=True)
     return serve(
         lambda _: recipe_of(config), name=config.name, http_port=config.http_port, canary=arguments.canary, **options
@@ -94,11 +96,7 @@ def read_config(arguments: Namespace) -> ServeConfig:
 
 def _move(arguments: Namespace) -> Mapping[str, Any]:
     verb = "--rollback" if arguments.rollback else "--promote"
-    others = [flag for flag in ("config", *FLAGS, "canary") if flag != "name"]
-    needless = [flag for flag in others if getattr(arguments, flag) is not None]
-    if needless or arguments.overrides:
-        what = needless[0].replace("_", "-") if needless else arguments.overrides[0][0]
-        raise ConfigError(f"{what} has no meaning with {verb}", why="a version is served with the options it had")
+    _check_alone(verb, arguments, why="a version is served with the options it had", but="name")
     if arguments.name is None:
         raise ConfigError(f"{verb} needs --name", next_step="say which served model is meant")
     from rmray.connect import connected_to_running
@@ -112,6 +110,7 @@ def _move(arguments: Namespace) -> Mapping[str, Any]:
 
 
 def _restore(arguments: Namespace) -> Mapping[str, Any]:
+    _check_alone("--restore", arguments, why="what is served stands in the files of its directory")
     from rmray.connect import connected_to_running
     from rmray.serving.app.foreground import told
     from rmray.serving.app.record import restore
@@ -120,3 +119,13 @@ def _restore(arguments: Namespace) -> Mapping[str, Any]:
         deployed = restore(arguments.restore, tell=print)
     print(f"served again: {', '.join(each.model.name for each in deployed) or 'nothing'}")
     return {"served": [told(each) for each in deployed]}
+
+
+def _check_alone(verb: str, arguments: Namespace, *, why: str, but: str | None = None) -> None:
+    """ConfigError where something is said that the verb would pass over."""
+    flags = [flag for flag in (*FLAGS, "canary") if flag != but and getattr(arguments, flag) is not None]
+    needless = [f"--{flag.replace('_', '-')}" for flag in flags] + [f"--{key}" for key, _ in arguments.overrides]
+    if arguments.config is not None:
+        needless.insert(0, arguments.config)
+    if needless:
+        raise ConfigError(f"{needless[0]} has no meaning with {verb}", why=why)

@@ -149,6 +149,13 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_share(canary: float) -> float:
+    """The share of the calls that a canary takes, or ConfigError."""
+    if not 0 < canary < 1:
+        raise ConfigError(f"the canary's share is {canary:g}", why="it is a part of the calls, between 0 and 1")
+    return canary
+
+
 def app_name(name: str, model_version: str, attempt: int = 0) -> str:
     """The Serve app of one version of one model. attempt: counts up where that app exists with other options."""
     return f"{name}-{model_version[:12]}" + (f"-{attempt}" if attempt else "")

@@ -41,7 +41,12 @@ class Asked(Encoded):
 
 
 class SourceScorer:
-    """A Scorer by its shape: `encode` counts, `forward` asks the source, `decode` gives what it said."""
+    """A Scorer by its shape: `encode` counts, `forward` asks the source, `decode` gives what it said.
+
+    asks_others: whether a question may cost somebody money, so that none is asked for the sake of asking.
+    """
+
+    asks_others = True
 
     def __init__(self, source: RewardSource, cost: Cost) -> None:
         self.info: ScorerInfo = source.info

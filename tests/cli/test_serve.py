@@ -54,7 +54,11 @@ def test_a_judge_stands_in_the_config_with_what_its_file_says(tmp_path: Path) ->
         (["--bundle", "b", "--name", "no/name"], "name"),
         (["--remote", "http://h", "--bundle-rules", "b", "--dtype", "float32"], "of bundles"),
         (["--rollback"], "--rollback needs --name"),
-        (["--promote", "--name", "n", "--max-replicas", "3"], "max-replicas has no meaning with --promote"),
+        (["--promote", "--name", "n", "--max-replicas", "3"], "--max-replicas has no meaning with --promote"),
+        (["--rollback", "--name", "n", "--options.cpus", "2"], "--options.cpus has no meaning with --rollback"),
+        (["s.yaml", "--restore", "d"], "s.yaml has no meaning with --restore"),
+        (["--restore", "d", "--canary", "0.1"], "--canary has no meaning with --restore"),
+        (["--bundle", "b", "--canary", "1.5"], "the canary's share is 1.5"),
     ],
 )
 def test_what_is_wrong_is_told(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Ports, and the options of a served model."""
 
+import importlib
 import socket
 import threading
 from contextlib import contextmanager
@@ -104,3 +105,18 @@ def test_the_gateways_replicas_are_told_where_the_keys_are(monkeypatch):
     assert variables() == {}
     monkeypatch.setenv(API_KEYS_ENV, "/etc/keys")
     assert variables() == {API_KEYS_ENV: "/etc/keys"}
+
+
+def test_a_gateway_that_does_not_start_says_why(monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("Deploying application rmray-gateway failed: ")
+
+    # As an attribute of the package, `deploy` is the function: this is the module.
+    door = importlib.import_module("rmray.serving.app.deploy")
+    known = {"app_status": None, "app_message": "keys.txt: the file of API keys cannot be read", "_route_prefixes": {}}
+    for name, value in known.items():
+        monkeypatch.setattr(door, name, lambda *_, value=value: value)
+    monkeypatch.setattr(door.serve, "run", fails)
+    with pytest.raises(ClusterError, match="does not start") as caught:
+        door._ensure_gateway("http://127.0.0.1:1")
+    assert "keys.txt" in str(caught.value)

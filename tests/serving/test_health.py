@@ -40,10 +40,17 @@ def run(scorer, scenario, limits=None):
 
 
 @pytest.fixture(autouse=True)
-def no_patience(monkeypatch):
+def patience(monkeypatch):
+    """Every check that can end does so within a look, however slow the machine."""
+    monkeypatch.setattr(health, "SHORT_S", 30.0)
+
+
+@pytest.fixture
+def no_patience(patience, monkeypatch):
     monkeypatch.setattr(health, "SHORT_S", 0.01)
 
 
+@pytest.mark.usefixtures("no_patience")
 def test_a_busy_replica_is_healthy_and_its_check_comes_before_all_that_wait():
     scorer = Held()
 
@@ -115,3 +122,26 @@ def test_a_scorer_without_goldens_is_probed_only_while_nothing_shows_that_it_sco
     scorer = ArithmeticScorer()
     run(scorer, scenario)
     assert probed == [scorer]
+
+
+@pytest.mark.usefixtures("no_patience")
+def test_a_forward_that_never_ends_is_a_fault():
+    scorer, now = Held(), [0.0]
+
+    async def scenario(engine):
+        watch = HealthWatch(engine, lambda: None, every_s=60.0, clock=lambda: now[0])
+        call = asyncio.create_task(engine.score([ScoreRequest(prompt="p", completions=("a",))]))
+        assert await asyncio.to_thread(scorer.begun.wait, 20)
+        try:
+            for now[0] in (61.0, 61.0 + health.HUNG_S):
+                await watch.look()
+            now[0] += 1.0
+            with pytest.raises(RuntimeError, match="a check has waited 601 s"):
+                await watch.look()
+        finally:
+            scorer.go.set()
+        await call
+        await asyncio.wait({watch._running} if watch._running else {call})
+        await watch.look()
+
+    run(scorer, scenario)

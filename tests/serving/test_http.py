@@ -45,7 +45,7 @@ class Backend:
 
 
 class Asked(Backend):
-    """Keeps the models that were asked."""
+    """Keeps the models that were asked; each answers as its own version."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -53,6 +53,7 @@ class Asked(Backend):
 
     async def score(self, model, requests, *, timeout_s):
         self.asked.append(model)
+        self.scorer = ArithmeticScorer(max_length=100, version=model.model_version)
         return await super().score(model, requests, timeout_s=timeout_s)
 
 
@@ -268,6 +269,14 @@ def test_a_version_can_be_asked_for_by_its_hash():
     assert (gone.status_code, gone.json()["error"]["code"]) == (503, "stale")
     (card,) = call(backend, "GET", "/v1/models").json()["data"]
     assert card["canary"] == {"model_version": "v2", "share": 0.25}
+
+
+def test_a_version_that_goes_away_under_the_call_is_not_answered_by_another():
+    # The backend asks the name again where an app has gone: by then v2 answers.
+    backend = Backend(ArithmeticScorer(version="v2"), models=[served(version="v1")])
+    pinned = post({"model": "helpful@v1", "items": [GOOD]}, backend)
+    assert (pinned.status_code, pinned.json()["error"]["code"]) == (503, "stale")
+    assert post({"model": "helpful", "items": [GOOD]}, backend).status_code == 200
 
 
 def test_the_name_may_be_left_out_where_one_model_is_served():

@@ -100,11 +100,25 @@ def test_a_backend_that_goes_away_fails_items_and_no_replica(server: Server, tmp
             assert codes([refused]) == {"unauthorized"}
             assert server.url not in str(refused), "the caller need not know where the model is"
         await replica.check_health()
+        server.answer = lambda body: (500, {}, {})
+        replica._health._check()  # were it probed just then
         server.answer = answer
         assert codes(await replica.score(REQUESTS[1:], 60.0)) == {"scored"}
 
     on_a_replica(judge_recipe(path, 0), scenario)
     assert {"replica_lost", "overloaded"} <= RETRY_CODES
+
+
+def test_a_judge_with_nothing_to_do_is_asked_nothing(server: Server, tmp_path: Path) -> None:
+    path = judge_file(tmp_path, backend="openai", url=server.url, model="m")
+
+    async def scenario(replica: ScorerReplica) -> None:
+        replica._health._every_s = 0.0
+        asked = len(server.headers)
+        await replica.check_health()
+        assert len(server.headers) == asked
+
+    on_a_replica(judge_recipe(path, 0), scenario)
 
 
 @pytest.mark.usefixtures("one_try")

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rmray.config.serve import SERVED_DIR_ENV, ServedModel, serve_options
+from rmray.config.serve import SERVED_DIR_ENV, ServedModel, check_share, serve_options
 from rmray.errors import BundleError, ClusterError, ConfigError
-from rmray.serving.app.deploy import _check_alike, _check_share
+from rmray.serving.app.apps import options_digest
+from rmray.serving.app.deploy import _check_alike
 from rmray.serving.app.recipes import Recipe, bundle_recipe
-from rmray.serving.app.record import restore, write_record
+from rmray.serving.app.record import remove_record, restore, write_record
 from rmray.serving.app.versions import _check_is_there
 from tests.models.bundle.conftest import edit_json
 
@@ -25,10 +26,10 @@ def test_one_draw_a_call_picks_by_share():
     assert (SERVING.pick(0.0), shared.apps) == (SERVING, {"n-1", "n-2"})
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -1.0, 2.0])
+@pytest.mark.parametrize("share", [0.0, 1.0, -1.0, 2.0, float("nan")])
 def test_a_share_is_a_part_of_the_calls(share):
     with pytest.raises(ConfigError, match="between 0 and 1"):
-        _check_share("n", share, SERVING)
+        check_share(share)
 
 
 @pytest.mark.parametrize("field", ["kind", "reference", "tokenizer_hash"])
@@ -54,6 +55,13 @@ def test_a_rollback_says_what_became_of_the_bundle(bundle_dir, tmp_path):
         _check_is_there(recipe)
 
 
+def test_a_copy_of_a_bundle_is_another_app_of_the_same_version(bundle_dir, tmp_path):
+    copy = shutil.copytree(bundle_dir, tmp_path / "copy")
+    recipes = [bundle_recipe(directory, 0.0) for directory in (bundle_dir, copy)]
+    assert len({recipe.model_version for recipe in recipes}) == 1
+    assert len({options_digest(serve_options(), recipe.settings) for recipe in recipes}) == 2
+
+
 def test_a_bundle_is_loaded_and_checked_in_the_dtype_that_is_asked_for(bundle_dir):
     recipe = bundle_recipe(bundle_dir, 0.0, "bfloat16")
     scorer = recipe.factory()
@@ -74,6 +82,8 @@ def test_where_nothing_can_be_written_down_that_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv(SERVED_DIR_ENV, str(tmp_path / "file"))
     with pytest.raises(ClusterError, match="cannot be written down"):
         write_record("n", Recipe(lambda: None, "v1", source={"bundle": "b"}), serve_options())
+    with pytest.raises(ClusterError, match="cannot be written down"):
+        remove_record("n")
 
 
 def test_a_restoration_names_what_it_cannot_read(tmp_path):

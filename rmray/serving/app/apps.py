@@ -37,7 +37,7 @@ def options_digest(options: ServeOptions, settings: str) -> str:
 
 
 def choose_app(name: str, model_version: str, digest: str, serving: Collection[ServedModel]) -> str:
-    """The app to run: one that answers already where nothing changed, else one of a name that no live app has.
+    """The app to run: one that answers already where nothing changed, else one of a name that no app has.
 
     serving: what answers for the name now.
     """
@@ -50,9 +50,11 @@ def choose_app(name: str, model_version: str, digest: str, serving: Collection[S
     while True:
         app = app_name(name, model_version, attempt)
         if all(app != model.app for model in serving):
-            if app_status(app) is not None:
-                delete_app(app)  # left over from a deployment that was broken off: nobody resolves to it
-            return app
+            if app_status(app) is None:
+                return app
+            # Replaced and draining, or left over from a deployment that was broken off: nobody resolves to it. Its name
+            # is not taken: whoever drains it would take down what came in its place.
+            serve.delete(app, _blocking=False)
         attempt += 1
 
 
@@ -86,6 +88,13 @@ def app_status(app: str) -> str | None:
     """Serve's word for it; None where there is no such app."""
     found = serve.status().applications.get(app)
     return None if found is None else str(found.status.value)
+
+
+def app_message(app: str) -> str:
+    """The cause of what is wrong with an app's deployments; empty where Serve knows none."""
+    found = serve.status().applications.get(app)
+    messages = [] if found is None else [deployment.message for deployment in found.deployments.values()]
+    return next(filter(None, map(root_cause, messages)), "")
 
 
 def delete_app(app: str) -> None:

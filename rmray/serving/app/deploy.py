@@ -14,12 +14,13 @@ from typing import Any
 import ray
 from ray import cloudpickle, serve
 
-from rmray.config.serve import GATEWAY_APP, ServedModel, ServeOptions, check_name, serve_options
+from rmray.config.serve import GATEWAY_APP, ServedModel, ServeOptions, check_name, check_share, serve_options
 from rmray.errors import ClusterError, ConfigError
 from rmray.serving.app.aliases import alias_actor, live_models, retire
 from rmray.serving.app.apps import (
     POLL_S,
     Tell,
+    app_message,
     app_status,
     choose_app,
     delete_app,
@@ -27,6 +28,7 @@ from rmray.serving.app.apps import (
     start_app,
     wait_until_sound,
 )
+from rmray.serving.app.claim import claimed
 from rmray.serving.app.cluster import check_asks_for_keys, check_capacity, ensure_http
 from rmray.serving.app.gateway import gateway_application
 from rmray.serving.app.health import CheckMaker
@@ -57,8 +59,8 @@ def deploy(
 
     http_port: see `cluster.ensure_http`. canary: see `deploy_recipe`. tell: gets lines of progress. options: fields of
     ServeOptions.
-    Raises BundleError: not a sound bundle (the old version goes on answering); ClusterError: no room, no such port;
-    ConfigError: a wrong option or name.
+    Raises BundleError: not a sound bundle (the old version goes on answering); ClusterError: no room, no such port, the
+    name is being deployed by another process; ConfigError: a wrong option or name.
     """
     checked = serve_options(**options)
     recipe = bundle_recipe(bundle_dir, checked.gpus, checked.dtype)
@@ -94,23 +96,41 @@ def deploy_recipe(
     stays; None: all, and that version goes."""
     checked = serve_options(**options)
     check_name(name)
+    if canary is not None:
+        check_share(canary)
     check_capacity(checked)
+    with claimed(name):
+        model, url, replaced = _take_name(recipe, checked, name, http_port, canary, tell)
+    if replaced is not None:
+        kept = model.apps if canary is None else {replaced.app, model.app}
+        taken = "is" if canary is None else f"is for {canary:.0%} of its calls"
+        drain(replaced.apps - kept, checked, lambda apps: tell(f"{name} {taken} {model.app} now; {apps} drains"))
+    return Deployed(model, url, replaced.model_version if replaced else None)
+
+
+def _take_name(
+    recipe: Recipe, options: ServeOptions, name: str, http_port: int | None, canary: float | None, tell: Tell
+) -> tuple[ServedModel, str | None, ServedModel | None]:
+    """Start the recipe's app, see that it is sound, move the name or a share of it: what answers now, the URL, and what
+    did before."""
     aliases = alias_actor()
+    before = live_models().get(name)
+    if canary is not None and before is None:
+        raise ConfigError(
+            f"nothing is served as {name!r} that a canary could stand beside", next_step="serve it without --canary"
+        )
     url = ensure_http(http_port)
     if url is not None:
         _ensure_gateway(url)
-    before = live_models().get(name)
-    if canary is not None:
-        _check_share(name, canary, before)
-    digest = options_digest(checked, recipe.settings)
+    digest = options_digest(options, recipe.settings)
     serving = [] if before is None else [before] if before.canary is None else [before, before.canary]
     app = choose_app(name, recipe.model_version, digest, serving)
     fresh = all(app != model.app for model in serving)
     try:
         if fresh:
             tell(f"starting {app}")
-            start_app(app, recipe, checked)
-        info = wait_until_sound(app, checked, tell)
+            start_app(app, recipe, options)
+        info = wait_until_sound(app, options, tell)
         model = ServedModel(
             name=name,
             app=app,
@@ -122,25 +142,17 @@ def deploy_recipe(
             options_digest=digest,
         )
         if canary is None:
-            write_record(name, recipe, checked)
+            write_record(name, recipe, options)
         elif before is not None:
             _check_alike(before, model)
     except BaseException:  # an interrupt too would leave an app that no name points to
         if fresh:
             delete_app(app)
         raise
-    start = cloudpickle.dumps((recipe, checked.model_dump()))  # type: ignore[no-untyped-call]
-    replaced: ServedModel | None
+    start = cloudpickle.dumps((recipe, options.model_dump()))  # type: ignore[no-untyped-call]
     if canary is None:
-        replaced = ray.get(aliases.move.remote(model, start))
-        kept = model.apps
-    else:
-        replaced = ray.get(aliases.set_canary.remote(model, start, canary))
-        kept = {replaced.app, app}
-    if replaced is not None:
-        taken = "is" if canary is None else f"is for {canary:.0%} of its calls"
-        drain(replaced.apps - kept, checked, lambda apps: tell(f"{name} {taken} {app} now; {apps} drains"))
-    return Deployed(model, url, replaced.model_version if replaced else None)
+        return model, url, ray.get(aliases.move.remote(model, start))
+    return model, url, ray.get(aliases.set_canary.remote(model, start, canary))
 
 
 def drain(apps: Iterable[str], options: ServeOptions, tell: Tell) -> None:
@@ -161,7 +173,8 @@ def undeploy(name: str) -> None:
     """Take a name out of service: the alias first, then its apps, which answer what they have accepted; the gateway
     with the last one. ConfigError: no such name."""
     aliases = alias_actor()
-    remove_record(name)
+    if ray.get(aliases.find.remote(name)) is not None:  # else what is written down is another cluster's
+        remove_record(name)
     model: ServedModel | None = ray.get(aliases.remove.remote(name))
     left = live_models()
     if model is None:
@@ -175,15 +188,6 @@ def undeploy(name: str) -> None:
 def served_models() -> dict[str, ServedModel]:
     """Names and what answers for them on this cluster."""
     return live_models()
-
-
-def _check_share(name: str, share: float, serving: ServedModel | None) -> None:
-    if not 0 < share < 1:
-        raise ConfigError(f"the canary's share is {share:g}", why="it is a part of the calls, between 0 and 1")
-    if serving is None:
-        raise ConfigError(
-            f"nothing is served as {name!r} that a canary could stand beside", next_step="serve it without --canary"
-        )
 
 
 def _check_alike(serving: ServedModel, canary: ServedModel) -> None:
@@ -213,7 +217,15 @@ def _ensure_gateway(url: str) -> None:
             where=owner,
             next_step=f"take {owner} away with `serve.delete({owner!r})`, or use another cluster",
         )
-    serve.run(gateway_application(), name=GATEWAY_APP, route_prefix="/")
+    try:
+        serve.run(gateway_application(), name=GATEWAY_APP, route_prefix="/")
+    except RuntimeError as error:  # Serve's own, which says no more than that it failed
+        raise ClusterError(
+            "the gateway, which answers HTTP, does not start",
+            where=GATEWAY_APP,
+            why=app_message(GATEWAY_APP) or str(error),
+            next_step="mend it and serve again; where it is the API keys, put their file on every node",
+        ) from None
 
 
 def _route_prefixes() -> dict[str, str | None]:

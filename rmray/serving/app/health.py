@@ -28,9 +28,13 @@ CheckMaker = Callable[[Scorer], Check]
 """Makes a replica's check of the scorer that it has loaded."""
 
 PROBE = ScoreRequest(prompt="Hello. ", completions=("Hello to you.", "Yes."), id="probe")
-SCORER_FAULTS = {"encode_failed", "forward_failed", "decode_failed", "non_finite", "replica_lost"}
-"""Failures of the probe that are the scorer's fault; others (`over_length`) say nothing about it."""
+SCORER_FAULTS = {"encode_failed", "forward_failed", "decode_failed", "non_finite"}
+"""Failures of the probe that are the scorer's fault; others (`over_length`, or `replica_lost` of a server that a judge
+asks) say nothing about it."""
 MAX_FAILED_FORWARDS = 3
+HUNG_S = 600.0
+"""A check waits for one forward and no more. One that has not ended by then never will: no deadline over HTTP is
+longer."""
 SHORT_S = 1.0
 """So long Serve's question waits for a check, in case it is a quick one."""
 
@@ -58,8 +62,9 @@ def exit_process() -> None:
 
 
 class HealthWatch:
-    """check: of a bundle's golden; None: a probe, and none while forwards succeed, from which no more could be learned.
-    every_s: between two checks. give_up: called where the scores are no longer the model's."""
+    """check: of a bundle's golden; None: a probe, and none while forwards succeed, from which no more could be learned,
+    nor while a source has nothing to do, which may be paid for each question. every_s: between two checks. give_up:
+    called where the scores are no longer the model's."""
 
     def __init__(
         self,
@@ -72,18 +77,21 @@ class HealthWatch:
     ) -> None:
         self._engine, self._every_s, self._give_up, self._clock = engine, every_s, give_up, clock
         self._is_golden, self._check = check is not None, check or partial(probe, engine.scorer)
+        self._asks_others = bool(getattr(engine.scorer, "asks_others", False))
         self._last_s, self._seen_batches = clock(), engine.stats.num_batches
         self._running: asyncio.Task[None] | None = None
         self._fault: Exception | None = None
 
     async def look(self) -> None:
-        """Raise what is wrong. RuntimeError where the engine has stopped, else what the last check raised."""
+        """Raise what is wrong. RuntimeError where the engine has stopped or hangs, else what the last check raised."""
         self._engine.check()
         if self._running is None and self._is_due():
             self._last_s, self._seen_batches = self._clock(), self._engine.stats.num_batches
             self._running = asyncio.get_running_loop().create_task(self._run(), name="rmray-health")
         if self._running is not None:
             await asyncio.wait({self._running}, timeout=SHORT_S)
+        if self._running is not None and (waited_s := self._clock() - self._last_s) > HUNG_S:
+            raise RuntimeError(f"a forward hangs: a check has waited {waited_s:.0f} s for it")
         if self._fault is not None:
             raise self._fault
 
@@ -92,7 +100,8 @@ class HealthWatch:
             return True  # whose fault it is, only a check can say
         if self._clock() - self._last_s < self._every_s:
             return False
-        return self._is_golden or self._engine.stats.num_batches == self._seen_batches
+        idle = self._engine.stats.num_batches == self._seen_batches
+        return self._is_golden or (idle and not self._asks_others)
 
     async def _run(self) -> None:
         try:

@@ -46,6 +46,7 @@ def bundle_recipe(bundle_dir: str | Path, gpus: float, dtype: str = "auto") -> R
     return Recipe(
         partial(load_scorer, directory, gpus, dtype),
         read_manifest(Path(directory)).model_version,
+        settings=directory,  # a copy may be damaged, and replicas to come load from where the app's first did
         check_maker=partial(golden_check, directory, gpus, dtype),
         source={"bundle": directory},
     )

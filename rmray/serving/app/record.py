@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,32 +37,43 @@ def write_record(name: str, recipe: Recipe, options: ServeOptions) -> None:
         return
     path = Path(directory) / f"{name}.yaml"
     fields = {"name": name, **recipe.source, "options": options.model_dump(exclude_unset=True)}
-    beside = path.with_suffix(".writing")
+    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.writing")  # another cluster may write it too
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_config(ServeConfig.model_validate(fields), beside, exclude_unset=True)
         beside.replace(path)
     except OSError as error:
-        raise ClusterError(
-            "what is served cannot be written down",
-            where=str(path),
-            why=str(error),
-            next_step=f"make the directory that {SERVED_DIR_ENV} names one that can be written to, or unset it",
-        ) from error
+        raise _not_written(path, error) from error
 
 
 def remove_record(name: str) -> None:
-    """Forget what is written of a name."""
+    """Forget what is written of a name. ClusterError where that cannot be: the next cluster would serve it again."""
     directory = os.environ.get(SERVED_DIR_ENV)
-    if directory:
-        (Path(directory) / f"{name}.yaml").unlink(missing_ok=True)
+    if not directory:
+        return
+    path = Path(directory) / f"{name}.yaml"
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> ClusterError:
+    return ClusterError(
+        "what is served cannot be written down",
+        where=str(path),
+        why=str(error),
+        next_step=f"make the directory that {SERVED_DIR_ENV} names one that can be written to, or unset it",
+    )
 
 
 def restore(directory: str | Path, *, tell: Callable[[str], None] = lambda _: None) -> list[Deployed]:
     """Serve every model that is written down in a directory, on the cluster this process is connected to.
 
-    One that cannot be served keeps no other from it; at the end ClusterError names them. ConfigError: no directory.
+    A name that is served with a canary beside it stays so. One that cannot be served keeps no other from it; at the end
+    ClusterError names them. ConfigError: no directory.
     """
+    from rmray.serving.app.aliases import live_models
     from rmray.serving.app.deploy import deploy_recipe
 
     if not Path(directory).is_dir():
@@ -75,8 +87,11 @@ def restore(directory: str | Path, *, tell: Callable[[str], None] = lambda _: No
     for path in sorted(Path(directory).glob("*.yaml")):
         try:
             config = load_config(ServeConfig, path)
-            fields = config.options.model_dump(exclude_unset=True)
-            deployed.append(deploy_recipe(recipe_of(config), name=config.name, tell=tell, **fields))
+            recipe, fields = recipe_of(config), config.options.model_dump(exclude_unset=True)
+            served = live_models().get(config.name)
+            if served is not None and served.canary is not None and served.model_version == recipe.model_version:
+                continue  # nothing is lost: whoever asks has been moved to another node, and would end the trial
+            deployed.append(deploy_recipe(recipe, name=config.name, tell=tell, **fields))
         except RmrayError as error:
             faults.append(f"{path}: {error}")
     if faults:

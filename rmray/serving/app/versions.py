@@ -16,6 +16,7 @@ from rmray.config.serve import ServedModel, ServeOptions, serve_options
 from rmray.errors import BundleError, ConfigError
 from rmray.serving.app.aliases import Alias, alias_actor, live_models
 from rmray.serving.app.apps import Tell
+from rmray.serving.app.claim import claimed
 from rmray.serving.app.cluster import ensure_http
 from rmray.serving.app.deploy import Deployed, deploy_recipe, drain
 from rmray.serving.app.recipes import Recipe
@@ -30,7 +31,8 @@ def roll_back(name: str, *, http_port: int | None = None, tell: Tell = lambda _:
     alias = _alias_of(name)
     if alias.model.canary is not None:
         canary = alias.model.canary
-        ray.get(alias_actor().drop_canary.remote(name, canary.app))
+        with claimed(name):
+            ray.get(alias_actor().drop_canary.remote(name, canary.app))
         _drain(canary, alias.start_canary or alias.start, tell)
         model = replace(alias.model, canary=None, share=0.0)
         return Deployed(model, ensure_http(http_port), canary.model_version)
@@ -46,12 +48,14 @@ def roll_back(name: str, *, http_port: int | None = None, tell: Tell = lambda _:
 
 def promote(name: str, *, http_port: int | None = None, tell: Tell = lambda _: None) -> Deployed:
     """Let the canary of `name` answer all calls. ConfigError: nothing is served, or there is no canary."""
-    alias = _alias_of(name)
-    canary = alias.model.canary
-    if canary is None or alias.start_canary is None:
-        raise ConfigError(f"{name!r} has no canary", next_step="start one with `rmray serve --bundle B --canary SHARE`")
-    write_record(name, *_read_start(alias.start_canary))
-    ray.get(alias_actor().move.remote(canary, alias.start_canary))
+    with claimed(name):
+        alias = _alias_of(name)
+        canary = alias.model.canary
+        if canary is None or alias.start_canary is None:
+            next_step = "start one with `rmray serve --bundle B --canary SHARE`"
+            raise ConfigError(f"{name!r} has no canary", next_step=next_step)
+        write_record(name, *_read_start(alias.start_canary))
+        ray.get(alias_actor().move.remote(canary, alias.start_canary))
     _drain(alias.model, alias.start, tell)
     return Deployed(canary, ensure_http(http_port), alias.model.model_version)
 

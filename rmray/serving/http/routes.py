@@ -13,7 +13,7 @@ from fastapi.security import HTTPBearer
 
 from rmray.config.serve import ServedModel
 from rmray.errors import RequestError
-from rmray.schema import ScoreRequest, ScoreResponse, estimated_tokens
+from rmray.schema import ScoreRequest, ScoreResponse, ScoreResult, estimated_tokens
 from rmray.serving.http.backend import ScoringBackend
 from rmray.serving.http.errors import ANYWHERE, SCORING, status_of
 from rmray.serving.wire import ModelList, Readiness, RewardsRequest, RewardsResponse, to_card, to_request, to_wire
@@ -40,7 +40,10 @@ def rewards_router(backend: ScoringBackend, *, max_tokens: int, with_keys: bool)
 
         async def score() -> tuple[ServedModel, list[ScoreResponse]]:
             model = choose_model(await backend.models(), body.model)
-            return model, await backend.score(model, sound, timeout_s=body.timeout_s) if sound else []
+            answers = await backend.score(model, sound, timeout_s=body.timeout_s) if sound else []
+            if "@" in (body.model or ""):
+                check_version(model, answers)
+            return model, answers
 
         model, scored = await _while_wanted(request, score(), body.timeout_s)
         answers = iter(scored)
@@ -128,5 +131,17 @@ def choose_model(models: Sequence[ServedModel], name: str | None) -> ServedModel
         for one in filter(None, (model, model.canary)):
             if one.model_version == version:
                 return replace(one, canary=None)
-        raise RequestError("stale", f"{name!r} is another version now", why=f"asked {version}")
+        raise _another_version(name, version)
     raise RequestError("unknown_model", f"no model named {name!r} is served", why=f"served: {names}")
+
+
+def check_version(model: ServedModel, answers: Sequence[ScoreResponse]) -> None:
+    """RequestError `stale` where another version has answered: the one that was asked for went away under the call, and
+    the backend asked the name again."""
+    for result in (result for answer in answers for result in answer.results):
+        if isinstance(result, ScoreResult) and result.model_version != model.model_version:
+            raise _another_version(model.name, model.model_version)
+
+
+def _another_version(name: str, asked: str) -> RequestError:
+    return RequestError("stale", f"{name!r} is another version now", why=f"asked {asked}")

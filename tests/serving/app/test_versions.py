@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 
 import httpx
@@ -11,8 +12,8 @@ from rmray.cli import main
 from rmray.client import RewardClient
 from rmray.config import load_config
 from rmray.config.serve import SERVED_DIR_ENV, ServeConfig, serve_options
-from rmray.errors import ConfigError
-from tests.serving.app.versions import QUICK, apps_of, arithmetic, deploy, raws
+from rmray.errors import ClusterError, ConfigError
+from tests.serving.app.versions import QUICK, apps_of, arithmetic, deploy, raws, wait_until
 
 SMALL = {"timeout_s": 60, "max_call_completions": 64}
 
@@ -88,14 +89,47 @@ def test_a_canary_a_promotion_and_the_way_back(url, served_dir, capsys):
         roll_back("share")
 
 
+def test_one_process_at_a_time_deploys_under_a_name(alpha):
+    from rmray.serving.app import promote
+    from rmray.serving.app.claim import claimed
+
+    with claimed("alpha"):
+        for attempt in (partial(deploy, "alpha", "v2"), partial(promote, "alpha")):
+            with pytest.raises(ClusterError, match="another deployment of 'alpha' is under way"):
+                attempt()
+    assert apps_of("alpha") == ["alpha-v1"]
+    assert deploy("alpha", "v1").model.app == "alpha-v1"
+
+
+@pytest.mark.usefixtures("url")
+def test_an_app_that_nobody_resolves_to_goes_and_its_name_is_not_taken():
+    from rmray.serving.app.apps import app_status, choose_app, start_app
+    from rmray.serving.app.recipes import Recipe
+
+    start_app("left-v1", Recipe(partial(arithmetic, "v1"), "v1"), serve_options(cpus=0.1))
+    assert choose_app("left", "v1", "digest", []) == "left-v1-1"
+    wait_until(lambda: app_status("left-v1") is None)
+
+
+def test_what_another_cluster_wrote_down_stays_where_the_name_is_not_served_here(url, served_dir):
+    from rmray.serving.app import undeploy
+
+    (served_dir / "elsewhere.yaml").write_text("name: elsewhere\nbundle: b\n")
+    with pytest.raises(ConfigError, match="nothing is served as 'elsewhere'"):
+        undeploy("elsewhere")
+    assert (served_dir / "elsewhere.yaml").exists()
+
+
 def test_what_was_served_comes_back_by_itself_on_a_cluster_that_declares_it(url, bundle_dir, served_dir, capsys):
     """As KubeRay does it: Serve is given a config, with the models' app in it."""
+    import ray
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
     from rmray.serving.app import served_models, undeploy
+    from rmray.serving.app.aliases import alias_actor
     from rmray.serving.app.recipes import bundle_recipe
-    from rmray.serving.app.record import write_record
+    from rmray.serving.app.record import restore, write_record
 
     recipe = bundle_recipe(bundle_dir, 0.0)
     write_record("again", recipe, serve_options(cpus=0.1))
@@ -116,4 +150,9 @@ def test_what_was_served_comes_back_by_itself_on_a_cluster_that_declares_it(url,
     assert main(["serve", "--restore", str(served_dir), "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out.splitlines()[-1])["served"]
     assert (told["app"], served_models()["again"].app) == (app, app), "what is served already stays as it is"
+    aliases = alias_actor()
+    ray.get(aliases.set_canary.remote(replace(served_models()["again"], app="alpha-v1"), b"", 0.5))
+    restore(served_dir)
+    assert served_models()["again"].apps == {app, "alpha-v1"}, "a canary's trial goes on"
+    ray.get(aliases.drop_canary.remote("again", "alpha-v1"))
     undeploy("again")
