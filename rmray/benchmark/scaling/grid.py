@@ -29,11 +29,12 @@ THROUGHPUT_WITHIN = 0.98
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What is compared. target_batches: target_tokens over max_batch_tokens."""
+    """What is compared; the defaults are those of `config.serve.ServeOptions`. target_batches: target_tokens over
+    max_batch_tokens."""
 
-    target_batches: float = 2.0
+    target_batches: float = 0.25
     upscale_delay_s: float = 10.0
-    downscale_delay_s: float = 120.0
+    downscale_delay_s: float = 600.0
     max_ongoing_requests: int = 32
     metrics_interval_s: float = 2.0
 

@@ -15,7 +15,7 @@ from rmray.serving.batching import BatchLimits, Waiting, plan_batch
 class SimulatedReplica:
     """Accepts calls, runs one forward at a time over whatever waits when it becomes idle, answers.
 
-    answer: told the call and the failure's code, or None. emptied: told each time a draining replica has nothing left.
+    answer: told the call and the failure's code, or None.
     """
 
     def __init__(

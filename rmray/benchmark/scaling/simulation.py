@@ -70,7 +70,7 @@ class Look:
 class Outcome:
     """What happened. latencies_s: of each answered call, from the client's first attempt, with when it was sent.
     failures: calls without a score, by code. replica_s: from the decision to start a replica to its end, all together;
-    busy_s: of those, in a forward. peak_calls: under way at once."""
+    busy_s: of those, in a forward."""
 
     sent_s: list[float] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
