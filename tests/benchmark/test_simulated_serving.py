@@ -15,25 +15,20 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from rmray.benchmark.scaling.app import SimulatedApp
 from rmray.benchmark.scaling.autoscaler import Autoscaler, LoadReports, ScalingSettings
 from rmray.benchmark.scaling.cost import ForwardCost, assumed_cost, fit_cost
+from rmray.benchmark.scaling.engine_runs import Measured
 from rmray.benchmark.scaling.events import Events, every
 from rmray.benchmark.scaling.figures import Figures, scaling_lag_s
 from rmray.benchmark.scaling.grid import GridCell, GridReport, GridSettings, Policy, choose, judge, run_grid
 from rmray.benchmark.scaling.load import Burst, Call, Constant, Group, Sine, Step, measure_groups, poisson_arrivals
 from rmray.benchmark.scaling.plots import plot_grid, print_grid, print_validation
+from rmray.benchmark.scaling.records import Actors, Deployment, Look
 from rmray.benchmark.scaling.replica import SimulatedReplica
 from rmray.benchmark.scaling.routing import choose_replica
-from rmray.benchmark.scaling.simulation import (
-    Actors,
-    Deployment,
-    Look,
-    SimulatedApp,
-    simulate_actors,
-    simulate_arrivals,
-    simulate_callers,
-)
-from rmray.benchmark.scaling.validation import Comparison, Measured, ValidationReport, ValidationSettings, validate
+from rmray.benchmark.scaling.simulation import simulate_actors, simulate_arrivals, simulate_callers
+from rmray.benchmark.scaling.validation import Comparison, ValidationReport, ValidationSettings, validate
 from rmray.benchmark.shapes import SHAPES, Shape
 from rmray.benchmark.workloads import Workload, make_groups
 from rmray.config.serve import ServeOptions

@@ -1,6 +1,6 @@
 """How many replicas there should be: our policy on what Serve's controller is told, and Serve's own delays.
 
-Called by `simulation`. Replicas and handles note their load every fifth of the look-back and report what they noted
+Called by `app`. Replicas and handles note their load every fifth of the look-back and report what they noted
 every `metrics_interval_s`; the controller takes each one's mean over time, lets `desired_replicas` decide, and applies
 the delays by Ray's own function, which needs no cluster. All handles report as one.
 """

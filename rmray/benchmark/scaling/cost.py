@@ -1,4 +1,4 @@
-"""What a forward takes: base_s + token_s x tokens + pair_s x attended pairs. Called by `simulation`."""
+"""What a forward takes: base_s + token_s x tokens + pair_s x attended pairs. Called by `replica`."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from rmray.benchmark.scaling.autoscaler import ScalingSettings
 from rmray.benchmark.scaling.cost import ForwardCost
 from rmray.benchmark.scaling.figures import Figures, batch_tokens_per_s, summarise
 from rmray.benchmark.scaling.load import Burst, Group, Profile, Sine, Step
-from rmray.benchmark.scaling.simulation import Actors, Deployment, Look, simulate_actors
+from rmray.benchmark.scaling.records import Actors, Deployment, Look
+from rmray.benchmark.scaling.simulation import simulate_actors
 
 PEAK_SHARE = 0.75
 """The highest load takes this share of the most replicas, with all of them busy all the time."""

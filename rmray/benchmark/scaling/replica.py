@@ -1,4 +1,4 @@
-"""One replica on a virtual clock: admits and batches as `rmray.serving.engine` does. Called by `simulation`."""
+"""One replica on a virtual clock: admits and batches as `rmray.serving.engine` does. Called by `app`."""
 
 from __future__ import annotations
 
