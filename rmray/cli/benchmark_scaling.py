@@ -46,7 +46,7 @@ def _compare(arguments: Namespace) -> Mapping[str, Any]:
     settings = GridSettings(**_given(arguments, _GRID_OPTIONS))
     groups = draw_groups(arguments.workload, settings.seed)
     if arguments.measured:
-        from rmray.benchmark.scaling.validation import measure_here
+        from rmray.benchmark.scaling.forwards import measure_here
 
         cost = measure_here(arguments.model or "5m", arguments.workload, settings.max_batch_tokens)
     else:

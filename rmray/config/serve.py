@@ -57,15 +57,15 @@ class ServeOptions(Section):
     """Threads that render and tokenise."""
     max_ongoing_requests: PositiveInt = 32
     """Calls in flight on one replica: about two batches. Fewer starve the forward, more starve new replicas."""
-    target_tokens: PositiveInt = 32768
-    """Tokens, accepted and waiting, per replica that autoscaling aims at: two batches."""
+    target_tokens: PositiveInt = 4096
+    """Tokens, accepted and waiting, per replica that autoscaling aims at: a quarter of a batch (docs/scaling.md)."""
     metrics_interval_s: _Seconds = 2.0
     """How often every replica and every client's handle tells Serve of its load; decisions look back twice as long."""
     max_queued_requests: PositiveInt = 1000
     """Calls that wait in one client's handle for a replica before it answers `overloaded`."""
     upscale_delay_s: _Share = 10.0
     """Load must last so long before replicas are added."""
-    downscale_delay_s: _Share = 120.0
+    downscale_delay_s: _Share = 600.0
     """Idleness must last so long before replicas are taken away."""
     downscale_to_zero_delay_s: _Share = 600.0
     """With min_replicas 0, nobody may have asked for so long before the last one is taken away."""

@@ -27,7 +27,7 @@ class EngineStats:
     failures: Counter[str] = field(default_factory=Counter)
 
     def count_call(self, tokens: int) -> None:
-        """One call was answered, of so many tokens."""
+        """One call was accepted and tokenised, of so many tokens."""
         self.mean_call_tokens = _recent(self.mean_call_tokens, tokens)
 
     def count_forward(self, requests: int, tokens: int, took_s: float, *, failed: bool) -> None:

@@ -4,6 +4,7 @@ beside the bundle; on Ray callers by handle and over HTTP beside the bare forwar
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 
 import numpy as np
@@ -24,7 +25,7 @@ from rmray.benchmark.serve.figures import (
     summarise,
     verdicts_of,
 )
-from rmray.benchmark.serve.forwards import Forwards, engine_loop
+from rmray.benchmark.serve.forwards import Forwards, batches_in_order, engine_loop
 from rmray.benchmark.serve.load import Loop, Reply, closed_loop, open_loop, poisson_arrivals
 from rmray.benchmark.serve.noop import REQUEST, NoopScorer
 from rmray.benchmark.serve.settings import (
@@ -234,6 +235,24 @@ def test_the_same_work_as_ids_as_text_and_taken_apart(bundle_dir, tiny_work):
     assert asyncio.run(forwards.scores((IDS, 16), 1))[:8] == pytest.approx(whole, abs=1e-5)
     assert asyncio.run(forwards.bare((IDS, 8), 0.01)) > 0
     assert asyncio.run(forwards.one_forward_s((IDS, 8))) > 0
+
+
+def test_the_ceiling_is_of_the_requests_that_callers_ask_for_first(bundle_dir, tiny_work):
+    assert list(itertools.islice(batches_in_order([3, 9, 2, 2, 1], 5), 5)) == [[0], [1], [2, 3, 4], [0], [1]]
+
+    class Noted:
+        def __init__(self, scorer):
+            self.encode, self._forward, self.batches = scorer.encode, scorer.forward, []
+
+        def forward(self, batch):
+            self.batches.append([e.request for e in batch])
+            return self._forward(batch)
+
+    forwards = Forwards(bundle_dir, tiny_work, 1)
+    forwards._scorer = Noted(forwards._scorer)
+    for _ in range(2):
+        asyncio.run(forwards.bare((IDS, 8), 1e-9))
+    assert [batch[0] for batch in forwards._scorer.batches] == [tiny_work[IDS, 8][0]] * 2
 
 
 def test_the_peer_scores_as_the_bundle_does(bundle_dir, tiny_work):

@@ -8,33 +8,30 @@ import json
 import math
 import random
 import threading
+import warnings
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
+from rmray.benchmark.scaling.app import SimulatedApp
 from rmray.benchmark.scaling.autoscaler import Autoscaler, LoadReports, ScalingSettings
 from rmray.benchmark.scaling.cost import ForwardCost, assumed_cost, fit_cost
+from rmray.benchmark.scaling.engine_runs import Measured
 from rmray.benchmark.scaling.events import Events, every
 from rmray.benchmark.scaling.figures import Figures, scaling_lag_s
 from rmray.benchmark.scaling.grid import GridCell, GridReport, GridSettings, Policy, choose, judge, run_grid
 from rmray.benchmark.scaling.load import Burst, Call, Constant, Group, Sine, Step, measure_groups, poisson_arrivals
 from rmray.benchmark.scaling.plots import plot_grid, print_grid, print_validation
+from rmray.benchmark.scaling.records import Actors, Deployment, Look
 from rmray.benchmark.scaling.replica import SimulatedReplica
 from rmray.benchmark.scaling.routing import choose_replica
-from rmray.benchmark.scaling.simulation import (
-    Actors,
-    Deployment,
-    Look,
-    SimulatedApp,
-    simulate_actors,
-    simulate_arrivals,
-    simulate_callers,
-)
-from rmray.benchmark.scaling.validation import Comparison, Measured, ValidationReport, ValidationSettings, validate
+from rmray.benchmark.scaling.simulation import simulate_actors, simulate_arrivals, simulate_callers
+from rmray.benchmark.scaling.validation import Comparison, ValidationReport, ValidationSettings, validate
 from rmray.benchmark.shapes import SHAPES, Shape
 from rmray.benchmark.workloads import Workload, make_groups
+from rmray.config.serve import ServeOptions
 from rmray.schema import ScoreRequest
 from rmray.serving.batching import BatchLimits
 from rmray.serving.engine import EngineLimits, ScoringEngine
@@ -248,6 +245,24 @@ def test_delays_are_counted_from_when_the_load_first_asks_for_another_number():
     assert seen == [(22, 5), (71, 1)]
 
 
+def test_the_simulation_begins_with_the_options_that_are_shipped():
+    options = ServeOptions()
+    shipped = {name: getattr(options, name) for name in ServeOptions.model_fields if name != "max_replicas"}
+    for simulated in (ScalingSettings(), Deployment(cost=ONE_SECOND), Policy()):
+        told = {name: value for name, value in asdict(simulated).items() if name in shipped}
+        assert told == {name: shipped[name] for name in told}
+    assert Policy().target_batches == options.target_tokens / options.max_batch_tokens
+
+
+def test_replicas_that_are_being_started_are_not_taken_back_for_want_of_load():
+    with warnings.catch_warnings(action="error"):
+        autoscaler, reports = Autoscaler(ScalingSettings(min_replicas=0, metrics_interval_s=10)), LoadReports(20)
+    reports.note("handles", 0.0, 1.0)
+    reports.push("handles", 0.0)
+    assert autoscaler.decide(reports, [], "handles", target=3, mean_call_tokens=0, now_s=1.0) == 3
+    assert autoscaler.decide(reports, [], "handles", target=0, mean_call_tokens=0, now_s=1.0) == 1
+
+
 def test_replicas_come_after_their_time_and_leave_when_they_are_drained():
     scaling = ScalingSettings(
         max_replicas=4, target_tokens=100, upscale_delay_s=2, downscale_delay_s=4, metrics_interval_s=0.5
@@ -298,6 +313,15 @@ def test_a_fit_finds_the_terms_that_made_the_times():
     noisy = fit_cost("x", tokens, pairs, (0.01 + 1e-5 * tokens) * rng.normal(1, 0.05, 40))
     assert noisy.pair_s == 0
     assert noisy.spread == pytest.approx(0.05, rel=0.3)
+
+
+def test_a_fit_of_forwards_that_spread_far_takes_what_they_took():
+    rng = np.random.default_rng(0)
+    tokens = rng.uniform(100, 4_000, 400)
+    seconds = (0.02 + 1e-4 * tokens) * rng.lognormal(0, 0.35, 400)
+    fitted = fit_cost("x", tokens, tokens**2, seconds)
+    assert np.mean(fitted.errors) == pytest.approx(1)
+    assert sum(fitted.seconds(n, n**2) for n in tokens) == pytest.approx(seconds.sum(), rel=0.05)
 
 
 def test_an_assumed_cost_is_a_forwards_operations():

@@ -11,11 +11,11 @@ import yaml
 
 from rmray.config.serve import app_name, name_of_app
 from rmray.models.reward import reference_of_scores
-from rmray.schema import ScoreRequest
+from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse
 from rmray.serving.app.metrics import ReplicaMetrics
 from rmray.serving.engine import ScoringEngine
 from rmray.serving.metrics import GATEWAY, REPLICA, exported_name, read_answer, read_seen
-from rmray.serving.observed import Observed, Seen
+from rmray.serving.observed import Observed, Seen, SeenBatch
 from tests.fakes import ArithmeticScorer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +85,16 @@ def test_a_look_at_a_replica_gives_all_it_saw():
     for reading in first:
         assert set(reading.labels) == set(REPLICA[reading.metric].labels)
     assert {r.metric for r in first} == set(REPLICA) - {"rmray_tokens_padding"}
+
+
+def test_a_batch_has_the_requests_that_it_ran_and_not_those_that_were_refused():
+    observed = Observed()
+    observed.batch(SeenBatch(2, 10, 8, 0, forward_s=0.5, oldest_wait_s=0.0))
+    refused = ScoreFailure(code="overloaded", message="")
+    for _ in range(7):
+        observed.call([ScoreRequest(prompt="p", completions=("x",))], [ScoreResponse(results=(refused,))], 0.0)
+    values = {reading.metric: reading.value for reading in read_seen(observed.take())}
+    assert (values["rmray_batches"], values["rmray_batched_requests"], values["rmray_requests"]) == (1, 2, 7)
 
 
 def test_nothing_seen_is_nothing_told():

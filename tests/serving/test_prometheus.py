@@ -164,3 +164,5 @@ def test_alerts_fire_and_stay_silent(tmp_path):
     assert fired(tmp_path, SOUND) == set()
     for name, changed in FAULTS.items():
         assert fired(tmp_path, SOUND | changed) == {name}
+    few = {f"ray_rmray_reward_window{{{MODEL}}}": "600x60"}  # of 37 groups of 16: chance alone makes such an index
+    assert fired(tmp_path, SOUND | FAULTS["RmrayRewardDrift"] | few) == set()

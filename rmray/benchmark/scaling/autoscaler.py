@@ -1,6 +1,6 @@
 """How many replicas there should be: our policy on what Serve's controller is told, and Serve's own delays.
 
-Called by `simulation`. Replicas and handles note their load every fifth of the look-back and report what they noted
+Called by `app`. Replicas and handles note their load every fifth of the look-back and report what they noted
 every `metrics_interval_s`; the controller takes each one's mean over time, lets `desired_replicas` decide, and applies
 the delays by Ray's own function, which needs no cluster. All handles report as one.
 """
@@ -29,9 +29,9 @@ class ScalingSettings:
 
     min_replicas: int = 1
     max_replicas: int = 64
-    target_tokens: float = 32768
+    target_tokens: float = 4096
     upscale_delay_s: float = 10.0
-    downscale_delay_s: float = 120.0
+    downscale_delay_s: float = 600.0
     metrics_interval_s: float = 2.0
 
     @property
@@ -88,6 +88,7 @@ class Autoscaler:
             max_replicas=settings.max_replicas,
             upscale_delay_s=settings.upscale_delay_s,
             downscale_delay_s=settings.downscale_delay_s,
+            metrics_interval_s=settings.metrics_interval_s,
             look_back_period_s=settings.look_back_s,
         )
         self._state: dict[str, Any] = {}
@@ -108,6 +109,8 @@ class Autoscaler:
             [reports.mean(replica, now_s) for replica in running], reports.mean(handles, now_s), mean_call_tokens
         )
         desired = desired_replicas(load, target_tokens=self._settings.target_tokens)
+        if not running:  # those that are being started stay, as in `serving.app.autoscaling`
+            desired = max(desired, target)
         if running or not desired:  # Serve's controller does not wait where there is no replica at all
             desired, self._state = _apply_delay_logic(desired, target, self._config, self._state, now_s)
         return max(self._settings.min_replicas, min(self._settings.max_replicas, desired))

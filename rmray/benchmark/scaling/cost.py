@@ -1,4 +1,4 @@
-"""What a forward takes: base_s + token_s x tokens + pair_s x attended pairs. Called by `simulation`."""
+"""What a forward takes: base_s + token_s x tokens + pair_s x attended pairs. Called by `replica`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class ForwardCost:
 def fit_cost(
     name: str, tokens_N: Sequence[float], pairs_N: Sequence[float], seconds_N: Sequence[float], *, note: str = ""
 ) -> ForwardCost:
-    """The cost that fits N measured forwards with the least relative error; no term is negative."""
+    """The cost that fits N measured forwards with the least relative error; no term is negative. Errors are 1 on
+    average: `seconds` is what a forward takes on average, as in `assumed_cost`."""
     from scipy.optimize import nnls
 
     seconds = np.asarray(seconds_N, dtype=np.float64)
@@ -56,8 +57,9 @@ def fit_cost(
         fits.append((weights / scale[:terms], errors_N, float(np.mean((1 / errors_N - 1) ** 2))))
     plain, paired = fits
     terms_, errors_N, _ = paired if paired[2] < PAIRS_PAY_FROM**2 * plain[2] else plain
-    base_s, token_s, pair_s = [*terms_.tolist(), 0.0][:3]
-    return ForwardCost(name, base_s, token_s, pair_s, tuple(errors_N.tolist()), measured=True, note=note)
+    mean = float(errors_N.mean())  # over 1, the more the further forwards spread: the fit is of their inverse
+    base_s, token_s, pair_s = [*(mean * terms_).tolist(), 0.0][:3]
+    return ForwardCost(name, base_s, token_s, pair_s, tuple((errors_N / mean).tolist()), measured=True, note=note)
 
 
 def assumed_cost(

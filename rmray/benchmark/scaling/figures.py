@@ -10,7 +10,7 @@ import numpy as np
 
 from rmray.benchmark.scaling.cost import ForwardCost
 from rmray.benchmark.scaling.load import Group, Profile
-from rmray.benchmark.scaling.simulation import Look, Outcome
+from rmray.benchmark.scaling.records import Look, Outcome
 
 
 @dataclass(frozen=True, slots=True)

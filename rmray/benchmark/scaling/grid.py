@@ -17,7 +17,8 @@ from rmray.benchmark.scaling.autoscaler import ScalingSettings
 from rmray.benchmark.scaling.cost import ForwardCost
 from rmray.benchmark.scaling.figures import Figures, batch_tokens_per_s, summarise
 from rmray.benchmark.scaling.load import Burst, Group, Profile, Sine, Step
-from rmray.benchmark.scaling.simulation import Actors, Deployment, Look, simulate_actors
+from rmray.benchmark.scaling.records import Actors, Deployment, Look
+from rmray.benchmark.scaling.simulation import simulate_actors
 
 PEAK_SHARE = 0.75
 """The highest load takes this share of the most replicas, with all of them busy all the time."""
@@ -29,11 +30,12 @@ THROUGHPUT_WITHIN = 0.98
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What is compared. target_batches: target_tokens over max_batch_tokens."""
+    """What is compared; the defaults are those of `config.serve.ServeOptions`. target_batches: target_tokens over
+    max_batch_tokens."""
 
-    target_batches: float = 2.0
+    target_batches: float = 0.25
     upscale_delay_s: float = 10.0
-    downscale_delay_s: float = 120.0
+    downscale_delay_s: float = 600.0
     max_ongoing_requests: int = 32
     metrics_interval_s: float = 2.0
 

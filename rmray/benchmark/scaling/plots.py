@@ -25,7 +25,7 @@ def print_grid(report: GridReport) -> None:
         title=f"{settings.num_actors:,} rollout actors, {settings.min_replicas} to {settings.max_replicas} replicas",
         title_justify="left",
     )
-    for heading in ("target", "up s", "down s", "calls", "look s"):
+    for heading in ("target", "up s", "down s", "calls", "told s"):
         table.add_column(heading, justify="right")
     for load in loads:
         for heading in (f"{load} p99 s", "cost", *(["lag s"] if load == "step" else [])):

@@ -1,4 +1,4 @@
-"""One replica on a virtual clock: admits and batches as `rmray.serving.engine` does. Called by `simulation`."""
+"""One replica on a virtual clock: admits and batches as `rmray.serving.engine` does. Called by `app`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rmray.serving.batching import BatchLimits, Waiting, plan_batch
 class SimulatedReplica:
     """Accepts calls, runs one forward at a time over whatever waits when it becomes idle, answers.
 
-    answer: told the call and the failure's code, or None. emptied: told each time a draining replica has nothing left.
+    answer: told the call and the failure's code, or None.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How a call finds a replica: Serve's power of two choices, one handle an actor. Called by `simulation`.
+"""How a call finds a replica: Serve's power of two choices, one handle an actor. Called by `app`.
 
 As `ray.serve._private.request_router` does it: of two replicas drawn at random the one with fewer calls under way, if
 it has room; where neither has, again at once, and then after growing waits. A handle's calls go out in order, and it

@@ -1,19 +1,20 @@
 """The ceiling: forwards in one process, bare and behind an engine. An actor of `cluster`; knows nothing of Ray.
 
-Bare means a scorer's forward on requests that are encoded already, in batches by a token budget: no tokenizer, no
-queue, no callers and no answers.
+Bare means a scorer's forward on requests that are encoded already, in the order in which callers ask for them and in
+batches by a token budget: no tokenizer, no queue, no callers and no answers.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rmray.benchmark.serve.load import Loop, closed_loop
 from rmray.benchmark.serve.work import Work
-from rmray.models.scorer import Encoded, Scorer, batches_by_tokens
+from rmray.models.scorer import Encoded, Scorer
 from rmray.schema import ScoreRequest, ScoreResult
 
 BARE_BATCH_TOKENS = 4096
@@ -33,7 +34,6 @@ class Forwards:
         self._scorer: Scorer = load_bundle(bundle_dir, device="cpu", check=False)  # exported, so checked, just now
         self._work = work
         self._encoded: dict[tuple[str, int], list[Encoded]] = {}
-        self._next_batch = 0
 
     async def scores(self, kind: tuple[str, int], number: int) -> list[float]:
         """Of the first `number` requests, one by one: no batch, nothing shared between requests."""
@@ -43,13 +43,12 @@ class Forwards:
         return found
 
     async def bare(self, kind: tuple[str, int], seconds: float) -> float:
-        """Completions a second of whole batches, for at least `seconds`."""
+        """Completions a second of whole batches, for at least `seconds`, from the first request on as in every loop."""
         encoded = self._encode(kind)
-        batches = list(batches_by_tokens([e.num_tokens for e in encoded], BARE_BATCH_TOKENS))
+        batches = batches_in_order([e.num_tokens for e in encoded], BARE_BATCH_TOKENS)
         completions, start_s = 0, time.perf_counter()
         while (took_s := time.perf_counter() - start_s) < seconds or not completions:
-            batch = [encoded[i] for i in batches[self._next_batch % len(batches)]]
-            self._next_batch += 1
+            batch = [encoded[i] for i in next(batches)]
             completions += sum(len(raw) for raw in self._scorer.forward(batch))
         return completions / took_s
 
@@ -79,6 +78,19 @@ class Forwards:
         if kind not in self._encoded:
             self._encoded[kind] = self._scorer.encode(self._work[kind])
         return self._encoded[kind]
+
+
+def batches_in_order(num_tokens: Sequence[int], max_batch_tokens: int) -> Iterator[list[int]]:
+    """Indices over and over, in batches of at most `max_batch_tokens`; one larger element gets a batch of its own. Not
+    by length: the few batches of a short loop would be the longest requests, and the ceiling too low."""
+    batch: list[int] = []
+    total = 0
+    for i in itertools.cycle(range(len(num_tokens))):
+        if batch and total + num_tokens[i] > max_batch_tokens:
+            yield batch
+            batch, total = [], 0
+        batch.append(i)
+        total += num_tokens[i]
 
 
 async def engine_loop(scorer: Scorer, requests: Sequence[ScoreRequest], *, callers: int, seconds: float) -> Loop:

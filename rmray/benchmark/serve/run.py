@@ -12,7 +12,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,6 @@ def run_serve(
 
 def _with(report: ServeReport, **more: Sequence[Any]) -> ServeReport:
     """The report with more figures at the end of some of its lists."""
-    from dataclasses import replace
-
     changed: dict[str, Any] = {name: (*getattr(report, name), *figures) for name, figures in more.items()}
     return replace(report, **changed)
 
