@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,8 +23,7 @@ T = TypeVar("T")
 
 
 class HandleTransport:
-    """Scores by a handle of the Serve app that the alias of `name` points to; beside a canary it draws one for each
-    call. Pickles as its name."""
+    """Scores by a handle of the Serve app that the alias of `name` points to. Pickles as its name."""
 
     def __init__(self, name: str, *, alias_ttl_s: float = ALIAS_TTL_S) -> None:
         self._name, self._alias_ttl_s = name, alias_ttl_s
@@ -39,14 +37,14 @@ class HandleTransport:
     async def resolve(self, *, refresh: bool, timeout_s: float) -> ServedModel:
         """The model behind the name. RequestError `unknown_model` with the names, ClusterError without a cluster."""
         if not refresh and self._model is not None and time.monotonic() - self._known_s < self._alias_ttl_s:
-            return self._model.pick(random.random())
+            return self._model
         known = await _within(_aliases().all.remote(), timeout_s)
         if self._name not in known:
             raise _unknown(self._name, known)
         model: ServedModel = known[self._name]
         self._model, self._known_s = model, time.monotonic()
         self._handles = {app: handle for app, handle in self._handles.items() if app in model.apps}
-        return model.pick(random.random())
+        return model
 
     async def send(
         self, model: ServedModel, requests: Sequence[ScoreRequest], *, timeout_s: float

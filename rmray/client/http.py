@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import functools
 import json
-import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -80,7 +79,7 @@ class HttpTransport:
             if answer.status != 200:
                 raise fault_of(answer, self._url)
             self._model = choose_card(answer, self._name, self._url)
-        return self._model.pick(random.random())
+        return self._model
 
     async def send(
         self, model: ServedModel, requests: Sequence[ScoreRequest], *, timeout_s: float

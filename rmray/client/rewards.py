@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_CANARY_FAULTS = RETRY_CODES | {"deadline"}
+"""What a canary fails with that the version beside it need not."""
+
 
 class RewardClient:
     """Sync methods work anywhere, in a running event loop too (they block it there); `a...` methods are awaited.
@@ -53,11 +56,13 @@ class RewardClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self._transport, self._timeout_s = transport, timeout_s
         self._max_call_completions, self._max_call_tokens = max_call_completions, max_call_tokens
         self._max_calls = max_calls
-        self._backoff, self._clock, self._sleep, self._jitter = backoff or Backoff(), clock, sleep, jitter
+        self._backoff, self._clock, self._sleep = backoff or Backoff(), clock, sleep
+        self._jitter, self._draw = jitter, draw
         self._loop = _Loop()
 
     @classmethod
@@ -126,7 +131,10 @@ class RewardClient:
                 return await self._transport.resolve(refresh=refresh, timeout_s=self._left_s(deadline_s))
 
             model = await self._retry(resolve, deadline_s, RETRY_CODES - {"stale"})
-            return await self._score_on(model, requests, deadline_s)
+            tried = None
+            if model.canary is not None and model.pick(self._draw()) is model.canary:
+                tried = await self._try_canary(model.canary, requests, deadline_s)
+            return await self._score_on(model, requests, deadline_s) if tried is None else tried
 
         # A version that went away under the call starts the whole call again, so that no answer mixes versions.
         return await self._retry(attempt, deadline_s, frozenset({"stale"}))
@@ -220,6 +228,20 @@ class RewardClient:
             for task in tasks:
                 task.cancel()
         return [response for answer in answers for response in answer]
+
+    async def _try_canary(
+        self, canary: ServedModel, requests: Sequence[ScoreRequest], deadline_s: float
+    ) -> list[ScoreResponse] | None:
+        """What the canary answers in half of the time that is left; None where another version may do better."""
+        half_s = self._clock() + self._left_s(deadline_s) / 2
+        try:
+            responses = await self._score_on(canary, requests, half_s)
+        except RequestError as error:
+            if error.code in _CANARY_FAULTS:
+                return None
+            raise
+        failures = (r for response in responses for r in response.results if isinstance(r, ScoreFailure))
+        return None if any(failure.code in _CANARY_FAULTS for failure in failures) else responses
 
     async def _score_call(
         self, model: ServedModel, requests: Sequence[ScoreRequest], deadline_s: float

@@ -40,7 +40,9 @@ REPLICA = {
     "rmray_completions": Metric("counter", "Completions in these requests."),
     "rmray_unfinished": Metric("counter", "Completions that were cut off by the sampler."),
     "rmray_failures": Metric("counter", "Completions without a score, by why.", ("code",)),
-    "rmray_call_seconds": Metric("histogram", "From a call's arrival at the replica to its answer.", (), SECONDS),
+    "rmray_call_seconds": Metric(
+        "histogram", "From the arrival of a call that is not turned away to its answer.", (), SECONDS
+    ),
     "rmray_wait_seconds": Metric("histogram", "Wait of each batch's oldest request for its forward.", (), SECONDS),
     "rmray_forward_seconds": Metric("histogram", "Of each forward.", (), SECONDS),
     "rmray_batch_tokens": Metric("histogram", "Tokens that each forward computed.", (), TOKENS),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rmray.models.scorer import Encoded, ForwardTokens
+from rmray.retry import RETRY_CODES
 from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult
 
 MAX_CODES = 32
@@ -48,8 +49,8 @@ class BatchObserver(Protocol):
 
 @dataclass(slots=True)
 class Seen:
-    """What came together since the last look. calls_s: seconds of each answered call. failures: completions without a
-    score, by code. rewards: of the others, in the order of the answers."""
+    """What came together since the last look. calls_s: seconds of each call that was not turned away. failures:
+    completions without a score, by code. rewards: of the others, in the order of the answers."""
 
     batches: list[SeenBatch] = field(default_factory=list)
     calls_s: list[float] = field(default_factory=list)
@@ -71,14 +72,15 @@ class Observed:
         self._seen.batches.append(seen)
 
     def call(self, requests: Sequence[ScoreRequest], responses: Sequence[ScoreResponse], took_s: float) -> None:
-        """A call that was answered, whatever with."""
+        """A call that was answered, whatever with. One that was turned away is no measure of how long calls take."""
         self._count(requests)
-        self._seen.calls_s.append(took_s)
         results = [result for response in responses for result in response.results]
         scored = [r.reward for r in results if isinstance(r, ScoreResult)]
         self._seen.rewards += scored
-        if len(scored) < len(results):
-            self._seen.failures.update(self._code(r.code) for r in results if isinstance(r, ScoreFailure))
+        codes = [r.code for r in results if isinstance(r, ScoreFailure)]
+        self._seen.failures.update(map(self._code, codes))
+        if scored or not RETRY_CODES.issuperset(codes):
+            self._seen.calls_s.append(took_s)
 
     def cancelled(self, requests: Sequence[ScoreRequest]) -> None:
         """A call whose caller went away before its answer."""

@@ -3,7 +3,7 @@
 import asyncio
 import pickle
 import threading
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -46,15 +46,16 @@ class Time:
 class Scripted:
     """Takes one entry of the script a call: an exception to raise, a function of the requests, or None to score."""
 
-    def __init__(self, *script, models=("v1",)):
-        self.script, self.models = list(script), list(models)
+    def __init__(self, *script, models=("v1",), canary=None):
+        self.script, self.models, self.canary = list(script), list(models), canary
         self.sent, self.resolved = [], []
 
     async def resolve(self, *, refresh, timeout_s):
         self.resolved.append(refresh)
         if len(self.resolved) > 1 and refresh and len(self.models) > 1:
             self.models.pop(0)
-        return model(self.models[0])
+        shared = {"canary": model(self.canary), "share": 0.5} if self.canary else {}
+        return replace(model(self.models[0]), **shared)
 
     async def send(self, model, requests, *, timeout_s):
         self.sent.append((model.model_version, [r.id for r in requests]))
@@ -300,6 +301,37 @@ def test_sync_calls_work_inside_a_running_loop():
         return RewardClient.in_process(ArithmeticScorer()).score(requests(1))
 
     assert raws(asyncio.run(main())) == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("faults", "asked"),
+    [
+        ([], ["v2"]),
+        ([RequestError("deadline", "it waits for a replica")], ["v2", "v1"]),
+        ([lost()] * 10, ["v2"] * 10 + ["v1"]),
+        ([lambda requests: [refused(r, "overloaded") for r in requests]] * 10, ["v2"] * 10 + ["v1"]),
+        ([lambda requests: [refused(r, "deadline") for r in requests]], ["v2", "v1"]),
+    ],
+)
+def test_what_a_canary_does_not_answer_in_half_of_the_time_the_version_beside_it_does(faults, asked):
+    transport, time = Scripted(*faults, canary="v2"), Time()
+    # With a wait of 0.5 s after each, ten are over half of ten seconds.
+    steady = Backoff(first_s=0.5, growth=1.0)
+    (response,) = client(transport, time, draw=lambda: 0.4, backoff=steady).score(requests(1))
+    assert [version for version, _ in transport.sent] == asked
+    assert {r.model_version for r in response.results} == {asked[-1]}
+    assert time.now_s <= 5.0
+
+
+def test_a_canarys_own_faults_are_told():
+    transport = Scripted(lambda requests: [refused(r, "forward_failed") for r in requests], canary="v2")
+    assert raws(client(transport, draw=lambda: 0.4).score(requests(1, k=1))) == [["forward_failed"]]
+    assert [version for version, _ in transport.sent] == ["v2"]
+
+
+def refused(request, code):
+    failure = ScoreFailure(code=code, message="")
+    return ScoreResponse(results=(failure,) * len(request.completions), id=request.id)
 
 
 def test_a_result_pickles_with_every_field():

@@ -49,6 +49,15 @@ def test_calls_are_summed_until_somebody_looks():
     assert observed.take() == Seen()
 
 
+def test_a_call_that_is_turned_away_is_no_measure_of_how_long_calls_take():
+    observed = Observed()
+    for took_s, results in ((0.1, ("overloaded",)), (0.2, ("overloaded", 1.0)), (0.3, ("over_length",))):
+        request, response = answered(*results)
+        observed.call([request], [response], took_s)
+    seen = observed.take()
+    assert (seen.calls_s, seen.failures["overloaded"]) == ([0.2, 0.3], 2)
+
+
 def test_codes_without_end_become_other():
     observed = Observed()
     for i in range(MAX_CODES + 5):

@@ -1,15 +1,19 @@
 """What a rollback, a canary and a restoration refuse, before anything is started."""
 
+import asyncio
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from ray.exceptions import ActorDiedError
 
 from rmray.config.serve import SERVED_DIR_ENV, ServedModel, check_share, serve_options
 from rmray.errors import BundleError, ClusterError, ConfigError
+from rmray.retry import Backoff
 from rmray.serving.app.apps import options_digest
 from rmray.serving.app.deploy import _check_alike
+from rmray.serving.app.gateway import HandleBackend
 from rmray.serving.app.recipes import Recipe, bundle_recipe
 from rmray.serving.app.record import remove_record, restore, write_record
 from rmray.serving.app.versions import _check_is_there
@@ -24,6 +28,27 @@ def test_one_draw_a_call_picks_by_share():
     shared = replace(SERVING, canary=replace(SERVING, app="n-2"), share=0.1)
     assert [shared.pick(draw).app for draw in (0.0, 0.09, 0.1, 0.99)] == ["n-2", "n-2", "n-1", "n-1"]
     assert (SERVING.pick(0.0), shared.apps) == (SERVING, {"n-1", "n-2"})
+
+
+class Shared(HandleBackend):
+    """Beside a version that answers, a canary that always takes the call and does what it is told."""
+
+    def __init__(self, canary):
+        self._push, self._backoff, self._canary, self.asked = lambda _: None, Backoff(first_s=0.0), canary, []
+
+    async def _call(self, app, requests, timeout_s):
+        self.asked.append((app, round(timeout_s)))
+        if app == "n-2":
+            raise self._canary
+        return ["answered"]
+
+
+@pytest.mark.parametrize("canary", [TimeoutError(), ActorDiedError()])
+def test_over_http_too_a_canary_that_does_not_answer_costs_no_call(canary):
+    backend = Shared(canary)
+    shared = replace(SERVING, canary=replace(SERVING, app="n-2"), share=1.0)
+    assert asyncio.run(backend.score(shared, [], timeout_s=10)) == ["answered"]
+    assert backend.asked == [("n-2", 5), ("n-1", 10)]
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, 2.0, float("nan")])

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import httpx
 import ray
 from ray import serve
+from ray.exceptions import RayError
 
 from rmray.config.serve import API_KEYS_ENV, ServeOptions
 from rmray.errors import ClusterError
@@ -75,7 +76,15 @@ def ensure_http(port: int | None, host: str = "127.0.0.1") -> str | None:
             where=f"{host}:{port}",
             next_step="choose another --http-port, or leave it away to get a free one",
         )
-    serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
+    try:
+        serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
+    except RayError as error:
+        raise ClusterError(
+            "Serve did not start on this cluster",
+            where=f"{host}:{port}",
+            why=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+            next_step="try again; a machine with too much to do may take longer than Serve waits for its HTTP proxy",
+        ) from error
     return _url(host, port)
 
 
