@@ -103,8 +103,12 @@ def alias_actor() -> Any:
 
 
 def live_models() -> dict[str, ServedModel]:
-    """All names and what answers for them, without those whose app is gone (after `serve shutdown`, say): these are
-    forgotten."""
+    """All names and what answers for them, without those whose app is gone: Serve's controller has to say so, and then
+    they are forgotten. Where none runs nothing is live, and nothing forgotten: it may be about to come back."""
+    from ray.serve.context import _get_global_client
+
+    if _get_global_client(raise_if_no_controller_running=False) is None:
+        return {}
     aliases = alias_actor()
     known: dict[str, ServedModel] = ray.get(aliases.all.remote())
     apps = serve.status().applications

@@ -200,6 +200,17 @@ def test_a_canary_whose_app_is_gone_is_forgotten(alpha):
     assert ray.get(alias_actor().find.remote("alpha")).model.canary is None
 
 
+def test_no_name_is_forgotten_while_serve_has_no_controller(alpha, monkeypatch):
+    from ray.serve import context
+
+    from rmray.serving.app import served_models
+
+    with monkeypatch.context() as gone:
+        gone.setattr(context, "_get_global_client", lambda **_: None)
+        assert served_models() == {}
+    assert set(served_models()) == {"alpha"}
+
+
 def test_a_name_that_moved_meanwhile_is_not_forgotten(alpha):
     import ray
 
