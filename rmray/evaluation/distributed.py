@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
@@ -91,7 +92,7 @@ def score_distributed(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What came of a batch. first: which file its first row is of, and the line."""
+    """What came of a file's rows in a batch. first: which file that is, and the first row's line."""
 
     first: tuple[int, int]
     infos: list[ScorerInfo]
@@ -116,18 +117,22 @@ class _Scorer:
         self._sources: Sequence[RewardSource] = ()
 
     def __call__(self, batch: pa.Table) -> dict[str, list[bytes]]:
+        # Ray may put the end of one file and the beginning of another together, in any order.
+        files = batch["file"].unique().to_pylist()
         try:
-            part: _Part | RmrayError = self._score(batch)
+            parts: list[_Part | RmrayError] = [
+                self._score(file, batch.filter(pc.equal(batch["file"], file)).sort_by("line")) for file in files
+            ]
         except RmrayError as error:  # as data: Ray would bring a text of it alone
-            part = error
-        return {"part": [pickle.dumps(part)]}
+            parts = [error]
+        return {"part": [pickle.dumps(part) for part in parts]}
 
-    def _score(self, batch: pa.Table) -> _Part:
+    def _score(self, file: str, batch: pa.Table) -> _Part:
         # Not opened in the constructor: Ray would start an actor that fails there again.
         self._sources = self._sources or self._open_sources()
         records = [self._record(row) for row in batch.to_pylist() if row["line"]]
         logs = score_records(self._sources, records, comparisons_at_once=ROWS_AT_ONCE, seed=self._seed)
-        first = (self._files.index(batch["file"][0].as_py()), batch["line"][0].as_py())
+        first = (self._files.index(file), batch["line"][0].as_py())
         return _Part(first, [source.info for source in self._sources], logs)
 
     def _record(self, row: Mapping[str, Any]) -> Record:
