@@ -130,9 +130,10 @@ class _Scorer:
     def _score(self, file: str, batch: pa.Table) -> _Part:
         # Not opened in the constructor: Ray would start an actor that fails there again.
         self._sources = self._sources or self._open_sources()
-        records = [self._record(row) for row in batch.to_pylist() if row["line"]]
+        rows = [row for row in batch.to_pylist() if row["line"]]  # line 0 is of a whole file
+        records = [self._record(row) for row in rows]
         logs = score_records(self._sources, records, comparisons_at_once=ROWS_AT_ONCE, seed=self._seed)
-        first = (self._files.index(file), batch["line"][0].as_py())
+        first = (self._files.index(file), rows[0]["line"] if rows else 0)
         return _Part(first, [source.info for source in self._sources], logs)
 
     def _record(self, row: Mapping[str, Any]) -> Record:
