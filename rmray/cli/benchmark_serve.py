@@ -24,6 +24,7 @@ _OPTIONS = (
     "replicas",
     "open_seconds",
     "open_requests",
+    "haproxy",
     "seed",
 )
 
@@ -44,6 +45,9 @@ def serve_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--replicas", nargs="*", type=count, metavar="N", help="numbers of replicas beside one")
     parser.add_argument("--open-seconds", type=_seconds, metavar="S", help="of each load of Poisson arrivals, at most")
     parser.add_argument("--open-requests", type=count, metavar="N", help="of the same, at most")
+    parser.add_argument(
+        "--haproxy", action="store_true", default=None, help="answers HTTP instead of Serve's own proxy"
+    )
     parser.add_argument("--seed", type=seed, metavar="N")
 
 

@@ -40,6 +40,7 @@ from rmray.benchmark.serve.settings import (
     points_of,
     shares_of,
 )
+from rmray.errors import ConfigError
 from rmray.models.scorer import score_requests
 from rmray.schema import ScoreRequest
 
@@ -292,6 +293,13 @@ def test_on_ray_all_ways_score_alike_and_loops_count_what_came_back(ray_cluster,
                 calling.scores(nowhere, (TEXT, 8), 1)
     finally:
         serve.shutdown()
+
+
+def test_haproxy_is_for_a_ray_that_the_run_starts_itself(ray_cluster):
+    from rmray.benchmark.serve.cluster import cluster
+
+    with pytest.raises(ConfigError, match="runs already"), cluster(haproxy=True):
+        raise AssertionError("it has begun")
 
 
 def test_unequal_scores_stop_the_run():

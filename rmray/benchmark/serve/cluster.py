@@ -16,10 +16,13 @@ from rmray.benchmark.serve.load import closed_loop
 from rmray.benchmark.serve.noop import NOOP, REQUEST, NoopScorer
 from rmray.benchmark.serve.settings import HANDLE, HTTP
 from rmray.benchmark.serve.work import Work
+from rmray.errors import ConfigError
 
 LOGICAL_CPUS = 8
 """The processes of a run reserve their CPUs all at once and compute one after the other."""
 OBJECT_STORE_BYTES = 128 * 2**20
+HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
+"""The second: how long replicas are kept for load balancers that have not heard yet. Here nobody else asks."""
 NOOP_CPUS, NOOP_ONGOING = 0.1, 100
 PLAIN_DEPLOYMENT = PLAIN_APP = "plain"
 FIRST_CALLS = 20
@@ -27,18 +30,27 @@ FIRST_CALLS = 20
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[None]:
+def cluster(*, haproxy: bool = False) -> Iterator[None]:
     """Start a Ray of our own and take it down at the end, with Serve; one that this process is connected to is used.
 
     Ray gives its workers a lower priority than other processes have, here all have the same: the peer is none of Ray's.
+    haproxy: answers HTTP instead of Serve's own proxy. ConfigError where Ray runs already: it is set as Serve starts.
     """
     import ray
-    from ray import serve
 
     if ray.is_initialized():
+        if haproxy:
+            raise ConfigError(
+                "this process is connected to a Ray that runs already",
+                where="--haproxy",
+                next_step="set RAY_SERVE_ENABLE_HA_PROXY=1 on every node before Ray starts, and leave --haproxy away",
+            )
         yield
         return
-    with _environment({"RAY_worker_niceness": "0"}, without=("RAY_ADDRESS", "RAY_NAMESPACE")):
+    environment = {"RAY_worker_niceness": "0", **(HAPROXY if haproxy else {})}
+    with _environment(environment, without=("RAY_ADDRESS", "RAY_NAMESPACE")):
+        from ray import serve  # reads the environment
+
         ray.init(
             address="local",
             num_cpus=LOGICAL_CPUS,

@@ -93,7 +93,7 @@ def run_serve(
         for model in settings.models:
             say(f"{model}: making a bundle")
             bundles[model] = make_bundle(town, model, settings.seed)
-        with cluster():
+        with cluster(haproxy=settings.haproxy):
             report = _with(report, noop=_measure_noop(settings, say))
             save(report)
             for model, bundle in bundles.items():

@@ -41,6 +41,7 @@ class ServeSettings:
     callers, of `swept` models. replicas: more than one, of `swept` models. shares: of the saturation, offered as
     Poisson arrivals; half of it to every model. open_requests, open_seconds: of each, whichever is reached first.
     noop_calls: of each kind, one after the other. noop_callers: in flight to see how many calls a second there are.
+    haproxy: answers HTTP instead of Serve's own proxy.
     """
 
     models: tuple[str, ...] = ("5m", "30m")
@@ -60,6 +61,7 @@ class ServeSettings:
     open_seconds: float = 20.0
     noop_calls: int = 300
     noop_callers: int = 64
+    haproxy: bool = False
     seed: int = 0
 
 

@@ -26,7 +26,8 @@ def print_serve(report: ServeReport) -> None:
             f"{model.model} ({model.num_parameters / 1e6:.1f}M), {settings.threads} torch thread(s) each, "
             f"P {work['prompt_tokens']:.0f} tokens ({work['prompt_chars']:.0f} characters), "
             f"R {work['completion_tokens']:.0f}, padding and no sharing x{work['padded']:.2f}; a forward of 8 takes "
-            f"{1e3 * model.forward_s:.1f} ms, tokenising it {model.encode_share:.1%} of that",
+            f"{1e3 * model.forward_s:.1f} ms, tokenising it {model.encode_share:.1%} of that; HTTP by "
+            f"{'HAProxy' if settings.haproxy else 'the proxy of Serve'}",
             ("point", "completions/s", "of the bare forward", *LATENCY_HEADINGS, "requests"),
         )
         for row in (row for row in report.closed if row.model == model.model):
