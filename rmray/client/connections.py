@@ -68,7 +68,7 @@ class Connections:
                     method, self._url + path, data=data, headers=headers, allow_redirects=False
                 ) as response:
                     return Answer.of(response.status, response.headers, await response.read())
-        except aiohttp.InvalidURL:
+        except (aiohttp.InvalidURL, UnicodeError):  # of a name that no resolver takes
             raise ConfigError(f"{self._url!r} is no address of a server") from None
         except aiohttp.ClientError as error:  # before TimeoutError, which aiohttp's own of connecting is too
             raise TryAgainError(

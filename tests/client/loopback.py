@@ -48,8 +48,8 @@ class Loopback:
 
 
 class Raw:
-    """Answers each request with the next of `replies`, as it is; where none is left, or it is empty, or says so itself,
-    the connection is closed. requests: what came in. starts: False leaves connections refused until `start`."""
+    """Answers each request with the next of `replies`, as it is; where it says so, or breaks off in its head, or none
+    is left, the connection is closed. requests: what came in. starts: False refuses connections until `start`."""
 
     def __init__(self, *replies: bytes, starts: bool = True, host: str = "127.0.0.1") -> None:
         self.replies, self.requests = list(replies), []  # type: ignore[var-annotated]
@@ -61,7 +61,7 @@ class Raw:
                     raw.requests.append(request)
                     reply = raw.replies.pop(0) if raw.replies else b""
                     self.wfile.write(reply)
-                    if not reply or b"connection: close" in reply:
+                    if b"\r\n\r\n" not in reply or b"connection: close" in reply:
                         return
 
             def _read(self) -> bytes:
