@@ -7,6 +7,7 @@ import datetime
 import gc
 import ipaddress
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -115,7 +117,8 @@ def test_connections_are_used_again_while_they_are_fresh(
         cookies.append(Request(scope).headers.get("cookie"))
         await Response(None, 500, {"set-cookie": "a=b"})(scope, receive, send)
 
-    with client(serve(app)) as http:
+    # By name: aiohttp's own cookie jar keeps none of an IP address either.
+    with client(serve(app).replace("127.0.0.1", "localhost")) as http:
         for _ in range(4):
             with pytest.raises(RequestError):
                 http.model()
@@ -161,13 +164,14 @@ def test_a_proxy_of_the_environment_is_asked(name: str, monkeypatch: pytest.Monk
         assert len(proxy.requests) == len(server.requests) == 1
 
 
-def test_a_proxy_of_https_is_told_neither_key_nor_more_than_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("word", ["me:word@", ""])
+def test_a_proxy_of_https_is_not_told_the_key(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Raw(reply({}, status="407 No")) as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("http://", "me:word@"))
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("http://", word))
         with pytest.raises(TryAgainError, match="the proxy answered 407") as caught:
             resolve("https://nowhere.invalid")
     assert proxy.requests[0].startswith(b"CONNECT nowhere.invalid:443 HTTP/1.1\r\n")
-    assert b"Proxy-Authorization: Basic bWU6d29yZA==" in proxy.requests[0]
+    assert (b"Proxy-Authorization: Basic bWU6d29yZA==" in proxy.requests[0]) == bool(word)
     assert KEY.encode() not in proxy.requests[0]
     assert "word" not in "".join(traceback.format_exception(caught.value))
 
@@ -190,8 +194,18 @@ def test_what_netrc_says_of_the_host_is_not_sent(tmp_path: Path, monkeypatch: py
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Iterator[Path]:
-    """Of 127.0.0.1, with its key, signed by itself. The certificates that were read are forgotten before and after."""
+def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No certificates are named by the environment, and those that were read are forgotten."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    module._tls.cache_clear()
+    yield
+    module._tls.cache_clear()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path, unread: None) -> Path:
+    """Of 127.0.0.1, with its key, signed by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "rmray test")])
     now = datetime.datetime.now(datetime.UTC)
@@ -213,9 +227,7 @@ def certificate(tmp_path: Path) -> Iterator[Path]:
         signed.public_bytes(pem)
         + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-    module._tls.cache_clear()
-    yield path
-    module._tls.cache_clear()
+    return path
 
 
 def test_https_is_verified_by_the_certificates_of_the_environment(
@@ -236,8 +248,16 @@ def test_https_is_verified_by_the_certificates_of_the_environment(
         resolve(url)
 
 
+@pytest.mark.usefixtures("unread")
+def test_https_trusts_the_systems_certificates_and_certifis() -> None:
+    system = ssl.create_default_context()
+    shipped = ssl.create_default_context(cafile=certifi.where())
+    both = {c["serialNumber"] for context in (system, shipped) for c in context.get_ca_certs()}
+    assert {c["serialNumber"] for c in module._tls().get_ca_certs()} == both
+
+
 LEFT_OPEN = """
-import asyncio, gc, logging, sys, warnings
+import asyncio, gc, logging, sys, threading, warnings
 from rmray.client import HttpTransport, RewardClient
 
 logging.basicConfig(level="WARNING")
@@ -248,6 +268,13 @@ async def ask(way):
     await way.resolve(refresh=True, timeout_s=5)
 
 
+client = RewardClient.connect_http(url)
+client._loop.close()  # the thread behind the sync methods ends before the connections are closed
+for thread in threading.enumerate():
+    if thread.name == "rmray-client":
+        thread.join()
+del client, thread
+gc.collect()
 asyncio.run(ask(HttpTransport(url)))  # the loop ends and the client with it
 ended = HttpTransport(url)
 asyncio.run(ask(ended))  # the loop ends before the client
