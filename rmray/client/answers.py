@@ -1,4 +1,4 @@
-"""Read the JSON that a gateway answers: models, results, refusals, faults. Pure; called by `http`."""
+"""Read the JSON that a gateway answers: models, results, refusals, faults. Pure; called by `http` and `connections`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rmray.config.serve import ServedModel
 from rmray.errors import RequestError
 from rmray.result_json import result_from_json
 from rmray.retry import RETRY_CODES, TryAgainError
 from rmray.schema import ItemResult, ScoreFailure
-
-if TYPE_CHECKING:
-    import httpx
 
 BUSY = (429, 503)
 """Statuses that ask to come again later."""
@@ -43,16 +40,17 @@ class Answer:
     location: str | None = None
 
     @classmethod
-    def of(cls, response: httpx.Response) -> Answer:
+    def of(cls, status: int, headers: Mapping[str, str], content: bytes) -> Answer:
+        """headers: asked by names in small letters."""
         try:
-            body = json.loads(response.content)
+            body = json.loads(content)
         except (ValueError, RecursionError):
             body = None
         return cls(
-            response.status_code,
+            status,
             body if isinstance(body, dict) else {},
-            _seconds(response.headers.get("retry-after")),
-            response.headers.get("location"),
+            _seconds(headers.get("retry-after")),
+            headers.get("location"),
         )
 
 

@@ -1,32 +1,24 @@
 """The client's way over HTTP: a transport to the gateway's `/v1/rewards`, from anywhere and without Ray.
 
-Called by `rewards`. `answers` reads what comes back. httpx is imported on first use; nothing is logged here, and no
-text that is scored gets into an error.
+Called by `rewards`. `connections` sends, `answers` reads what comes back. Nothing is logged here, and no text that is
+scored gets into an error.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import functools
 import json
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from rmray.client.answers import Answer, choose_card, fault_of, read_results, refused_items
+from rmray.client.connections import Connections, deadline
 from rmray.config.serve import ServedModel
-from rmray.errors import ConfigError, RequestError
+from rmray.errors import ConfigError
 from rmray.retry import TryAgainError
 from rmray.schema import Content, ItemResult, ScoreFailure, ScoreRequest, ScoreResponse, ScoreResult, Steps, TokenIds
-
-if TYPE_CHECKING:
-    import ssl
-
-    import httpx
 
 MAX_COMPLETIONS = 256
 """Completions in one item; the gateway takes no more. A larger group travels as several items."""
@@ -36,35 +28,24 @@ MAX_MESSAGE_BYTES = 8 * 2**20
 """Half of what the gateway takes; a larger call travels as several messages, one after the other."""
 MAX_TIMEOUT_S = 600.0
 """The gateway takes no longer deadline."""
-CONNECT_TIMEOUT_S = 10.0
-_IDLE_S = 2.0  # below the five seconds after which uvicorn closes an idle connection: no call meets a closing one
 
 
 class HttpTransport:
     """Scores at `url` of a gateway with the model `name`, or with the only one there. Pickles as its settings.
 
     url: http or https; a path in it is kept as a prefix. api_key: sent as a bearer token, for a proxy that asks for
-    one. http: another httpx transport in place of sockets; it does not pickle.
+    one.
 
     The model once resolved is trusted until an answer names another version: that is `stale`, and resolved again. Where
     it has a canary, one of the two is drawn for each call, and asked for by its version.
     """
 
-    def __init__(
-        self,
-        url: str,
-        name: str | None = None,
-        *,
-        api_key: str | None = None,
-        http: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self._url, self._name, self._api_key, self._http = check_url(url), name, api_key, http
+    def __init__(self, url: str, name: str | None = None, *, api_key: str | None = None) -> None:
+        self._url, self._name, self._api_key = check_url(url), name, api_key
         if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
             raise ConfigError("the API key must be printable ASCII, and not empty", where=self._url)
         self._model: ServedModel | None = None
-        self._lock = threading.Lock()
-        # A connection belongs to the event loop it was opened in.
-        self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+        self._connections = Connections(self._url, api_key)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._url, self._name, self._api_key)
@@ -75,7 +56,7 @@ class HttpTransport:
     async def resolve(self, *, refresh: bool, timeout_s: float) -> ServedModel:
         """The model behind the name. RequestError `unknown_model` or `model_missing` with the names that are there."""
         if self._model is None or refresh:
-            answer = await self._call("GET", "/v1/models", None, timeout_s)
+            answer = await self._connections.ask("GET", "/v1/models", None, timeout_s)
             if answer.status != 200:
                 raise fault_of(answer, self._url)
             self._model = choose_card(answer, self._name, self._url)
@@ -102,16 +83,8 @@ class HttpTransport:
         return [ScoreResponse(results=tuple(a), id=r.id) for a, r in zip(results, requests, strict=True)]
 
     def close(self) -> None:
-        """Close the connections of every loop that still runs."""
-        with self._lock:
-            clients, self._clients = self._clients, {}
-        for loop, client in clients.items():
-            if not loop.is_running():
-                continue  # its sockets are closed as they are collected
-            closing = asyncio.run_coroutine_threadsafe(client.aclose(), loop)
-            if not _runs_here(loop):
-                with contextlib.suppress(Exception):
-                    closing.result(timeout=2.0)
+        """Close the connections of every loop."""
+        self._connections.close()
 
     async def _send(self, model: ServedModel, pieces: Sequence[_Piece], deadline_s: float) -> list[list[ItemResult]]:
         """Results of each piece. Items that the gateway finds wrong fail alone: the others are sent again."""
@@ -130,53 +103,15 @@ class HttpTransport:
     async def _post(self, model: ServedModel, pieces: Sequence[_Piece], deadline_s: float) -> Answer:
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
-            raise _deadline(left_s)
+            raise deadline(left_s)
         # The server gets a little less, so that what it could not do in time comes back item by item.
         server_s = min(left_s - min(0.1 * left_s, 0.5), MAX_TIMEOUT_S)
         has_canary = self._model is not None and self._model.canary is not None
         name = f"{model.name}@{model.model_version}" if has_canary else model.name
         head = f'{{"model":{json.dumps(name)},"timeout_s":{max(server_s, 0.001):.3f},"items":['
-        return await self._call("POST", "/v1/rewards", head + ",".join(p.item for p in pieces) + "]}", left_s)
-
-    async def _call(self, method: str, path: str, body: str | None, timeout_s: float) -> Answer:
-        """One HTTP request. TryAgainError `replica_lost` where the connection fails, RequestError `deadline`."""
-        import httpx
-
-        headers = {"content-type": "application/json"} if body is not None else {}
-        content = body.encode() if body is not None else None
-        try:
-            response = await asyncio.wait_for(
-                self._client().request(method, self._url + path, content=content, headers=headers), timeout_s
-            )
-        except TimeoutError:
-            raise _deadline(timeout_s) from None
-        except httpx.RequestError as error:
-            raise TryAgainError(
-                "replica_lost",
-                "the connection failed",
-                where=self._url,
-                why=f"{type(error).__name__}: {error}",
-                next_step="check that the server runs and that this is its address",
-            ) from error
-        return Answer.of(response)
-
-    def _client(self) -> httpx.AsyncClient:
-        """The client of the running loop."""
-        import httpx
-
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            client = self._clients.get(loop)
-            if client is None:
-                self._clients = {known: c for known, c in self._clients.items() if not known.is_closed()}
-                client = self._clients[loop] = httpx.AsyncClient(
-                    transport=self._http,
-                    verify=_tls(),
-                    headers={"authorization": f"Bearer {self._api_key}"} if self._api_key else {},
-                    timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
-                    limits=httpx.Limits(max_keepalive_connections=100, keepalive_expiry=_IDLE_S),
-                )
-        return client
+        return await self._connections.ask(
+            "POST", "/v1/rewards", head + ",".join(p.item for p in pieces) + "]}", left_s
+        )
 
 
 def check_url(url: str) -> str:
@@ -259,27 +194,6 @@ def _messages(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
         num_bytes += len(piece.item)  # json.dumps writes ASCII
     if message:
         yield message
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """One for all loops: reading the certificates takes a tenth of a second."""
-    import httpx
-
-    return httpx.create_ssl_context()
-
-
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
-
-
-def _deadline(timeout_s: float) -> RequestError:
-    return RequestError(
-        "deadline", f"no answer within {max(timeout_s, 0.0):.1f} s", next_step="raise timeout_s, or add replicas"
-    )
 
 
 def _rebuild(url: str, name: str | None, api_key: str | None) -> HttpTransport:

@@ -320,5 +320,6 @@ class _Loop:
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
+        loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()

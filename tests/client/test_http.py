@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import pytest
-import uvicorn
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from rmray.client import HttpTransport, InProcessTransport, RewardClient
 from rmray.client import http as module
@@ -23,9 +21,8 @@ from rmray.models.scorer import score_requests
 from rmray.retry import TryAgainError
 from rmray.schema import ScoreFailure, ScoreRequest, ScoreResponse, TokenIds
 from rmray.serving.http import HttpLimits, build_http_app
+from tests.client.loopback import MODELS, SCORED, App, Raw, Serve
 from tests.fakes import ArithmeticScorer
-
-URL = "http://test"
 
 
 def served(scorer: ArithmeticScorer, name: str = "helpful") -> ServedModel:
@@ -64,29 +61,23 @@ class Backend:
             return [ScoreResponse(results=(step,) * len(r.completions), id=r.id) for r in requests]
         return score_requests(self.scorer, requests)
 
-
-def transport(backend: Backend, name: str | None = None, **options: Any) -> HttpTransport:
-    app = httpx.ASGITransport(app=build_http_app(backend, **options))
-    return HttpTransport(URL, name, http=app)
+    def app(self, **options: Any) -> App:
+        return build_http_app(self, **options)
 
 
 async def no_sleep(_: float) -> None:
     await asyncio.sleep(0)
 
 
-def client(backend: Backend) -> RewardClient:
-    return RewardClient(transport(backend), sleep=no_sleep)
-
-
-def answering(answer: Callable[[httpx.Request], httpx.Response]) -> HttpTransport:
-    return HttpTransport(URL, http=httpx.MockTransport(answer))
+def client(url: str) -> RewardClient:
+    return RewardClient(HttpTransport(url), sleep=no_sleep)
 
 
 def requests(n: int = 1, k: int = 2) -> list[ScoreRequest]:
     return [ScoreRequest(prompt="p", completions=("x" * (i + 1),) * k, id=str(i)) for i in range(n)]
 
 
-def test_answers_are_those_of_the_scorer_in_the_process() -> None:
+def test_answers_are_those_of_the_scorer_in_the_process(serve: Serve) -> None:
     backend = Backend()
     user = {"role": "user", "content": "hi", "name": "bo"}
     sent = [
@@ -96,9 +87,10 @@ def test_answers_are_those_of_the_scorer_in_the_process() -> None:
         ScoreRequest(prompt="p", completions=("a", "b"), finished=(True, False), tools=({"name": "f"},), truncate=True),
         ScoreRequest(prompt="p", completions=tuple("x" * (1 + i % 9) for i in range(300)), id="many"),
     ]
-    with client(backend) as http, RewardClient(InProcessTransport(backend.scorer)) as here:
+    url = serve(backend.app())
+    with client(url) as http, RewardClient(InProcessTransport(backend.scorer)) as here:
         assert http.score(sent) == here.score(sent)
-        assert http.model() == ServedModel(**{**as_dict(here.model()), "name": "helpful", "app": URL})
+        assert http.model() == ServedModel(**{**as_dict(here.model()), "name": "helpful", "app": url})
     arrived = {len(r.completions): r for call in backend.calls for r in call}
     assert arrived[2].truncate
     assert arrived[2].finished == (True, False)
@@ -110,15 +102,15 @@ def as_dict(model: ServedModel) -> dict[str, Any]:
     return {name: getattr(model, name) for name in ServedModel.__dataclass_fields__}
 
 
-def test_long_calls_travel_as_several_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_calls_travel_as_several_messages(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
     backend = Backend()
     monkeypatch.setattr(module, "MAX_MESSAGE_BYTES", 150)
-    with client(backend) as http:
+    with client(serve(backend.app())) as http:
         assert [r.results[0].raw for r in http.score(requests(9))] == [n + 1.0 for n in range(9)]  # type: ignore[union-attr]
     assert len(backend.calls) >= 4
 
 
-def test_items_that_the_gateway_refuses_fail_alone() -> None:
+def test_items_that_the_gateway_refuses_fail_alone(serve: Serve) -> None:
     backend = Backend()
     sent = [
         *requests(1),
@@ -128,7 +120,7 @@ def test_items_that_the_gateway_refuses_fail_alone() -> None:
         ScoreRequest(prompt=TokenIds((2**40,)), completions=("ok",)),
         *requests(1),
     ]
-    with client(backend) as http:
+    with client(serve(backend.app())) as http:
         got = http.score(sent)
     failures = [[r.code if isinstance(r, ScoreFailure) else r.raw for r in x.results] for x in got]
     bad = "invalid_request"
@@ -137,42 +129,42 @@ def test_items_that_the_gateway_refuses_fail_alone() -> None:
 
 
 @pytest.mark.parametrize("code", ["overloaded", "replica_lost", "shutting_down"])
-def test_what_may_be_mended_is_asked_again(code: str) -> None:
+def test_what_may_be_mended_is_asked_again(code: str, serve: Serve) -> None:
     backend = Backend()
     backend.script = [RequestError(code, "busy"), ScoreFailure(code=code, message="busy", retry_after_s=0.1)]
-    with client(backend) as http:
+    with client(serve(backend.app())) as http:
         assert http.score_group("p", ["a", "bb"])[1].raw == 2.0
     assert len(backend.calls) == 3
 
 
-def test_the_time_that_the_server_asks_for_is_told() -> None:
+def test_the_time_that_the_server_asks_for_is_told(serve: Serve) -> None:
     backend = Backend()
     backend.script = [RequestError("overloaded", "busy")]
     with pytest.raises(TryAgainError, match="busy") as caught:
-        asyncio.run(transport(backend).send(served(backend.scorer), requests(), timeout_s=5))
+        asyncio.run(HttpTransport(serve(backend.app())).send(served(backend.scorer), requests(), timeout_s=5))
     assert (caught.value.code, caught.value.retry_after_s) == ("overloaded", 1.0)
     backend.script = [ScoreFailure(code="overloaded", message="full", retry_after_s=2.3)]
-    (response,) = asyncio.run(transport(backend).send(served(backend.scorer), requests(), timeout_s=5))
+    (response,) = asyncio.run(HttpTransport(serve(backend.app())).send(served(backend.scorer), requests(), timeout_s=5))
     assert response.results == (ScoreFailure(code="overloaded", message="full", retry_after_s=3.0),) * 2
 
 
-def test_failures_of_all_items_stand_in_their_places() -> None:
+def test_failures_of_all_items_stand_in_their_places(serve: Serve) -> None:
     backend = Backend()
-    with client(backend) as http:
+    with client(serve(backend.app())) as http:
         got = http.score_group("p", ["x" * 601, ""], errors="return")
     assert [r.code for r in got] == ["over_length", "blank_completion"]  # type: ignore[union-attr]
 
 
-def test_a_model_that_moves_is_stale_and_resolved_again() -> None:
+def test_a_model_that_moves_is_stale_and_resolved_again(serve: Serve) -> None:
     backend = Backend()
-    with client(backend) as http:
+    with client(serve(backend.app())) as http:
         http.score(requests())
         backend.scorer = ArithmeticScorer(version="fake-2")
         got = http.score(requests(3))
         assert {r.model_version for x in got for r in x.results} == {"fake-2"}  # type: ignore[union-attr]
     old = served(ArithmeticScorer())
     with pytest.raises(TryAgainError, match=r"asked fake-1, answered by fake-2") as caught:
-        asyncio.run(transport(backend).send(old, requests(), timeout_s=5))
+        asyncio.run(HttpTransport(serve(backend.app())).send(old, requests(), timeout_s=5))
     assert caught.value.code == "stale"
 
 
@@ -180,17 +172,17 @@ def test_a_model_that_moves_is_stale_and_resolved_again() -> None:
     ("names", "name", "code"),
     [(("a", "b"), "x", "unknown_model"), ((), None, "unknown_model"), (("a", "b"), None, "model_missing")],
 )
-def test_an_unknown_model_is_final_and_the_names_are_told(names: Any, name: Any, code: str) -> None:
+def test_an_unknown_model_is_final_and_the_names_are_told(names: Any, name: Any, code: str, serve: Serve) -> None:
     with pytest.raises(RequestError) as caught:
-        asyncio.run(transport(Backend(names=names), name).resolve(refresh=True, timeout_s=5))
+        asyncio.run(HttpTransport(serve(Backend(names=names).app()), name).resolve(refresh=True, timeout_s=5))
     assert caught.value.code == code
     assert f"served: {', '.join(names) or 'none'}" in str(caught.value)
     assert not isinstance(caught.value, TryAgainError)
 
 
-def test_the_only_model_needs_no_name_and_a_name_that_went_is_final() -> None:
+def test_the_only_model_needs_no_name_and_a_name_that_went_is_final(serve: Serve) -> None:
     backend = Backend(names=("a",))
-    with client(backend) as http:
+    with client(serve(backend.app())) as http:
         assert http.model().name == "a"
         backend.names = ("b",)
         with pytest.raises(RequestError) as caught:
@@ -198,10 +190,10 @@ def test_the_only_model_needs_no_name_and_a_name_that_went_is_final() -> None:
     assert caught.value.code == "unknown_model"
 
 
-def test_a_body_too_large_is_final_and_says_what_to_do() -> None:
+def test_a_body_too_large_is_final_and_says_what_to_do(serve: Serve) -> None:
     backend = Backend()
     with (
-        RewardClient(transport(backend, limits=HttpLimits(max_body_bytes=1000))) as http,
+        RewardClient(HttpTransport(serve(backend.app(limits=HttpLimits(max_body_bytes=1000))))) as http,
         pytest.raises(RequestError, match="fewer") as caught,
     ):
         http.score_group("p" * 2000, ["a"])
@@ -214,74 +206,71 @@ PAGE = "<html>secret text</html>"
 @pytest.mark.parametrize(
     ("answer", "code", "again"),
     [
-        (httpx.Response(429, headers={"Retry-After": "7"}), "overloaded", True),
-        (httpx.Response(503, text=PAGE, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}), "overloaded", True),
-        (httpx.Response(502, text=PAGE), "replica_lost", True),
-        (httpx.Response(504, text=PAGE), "replica_lost", True),
-        (httpx.Response(504, json={"error": {"code": "deadline", "message": "late"}}), "deadline", False),
-        (httpx.Response(500, json={"error": {"code": "internal", "message": "bug"}}), "internal", False),
-        (httpx.Response(500, text=PAGE), "bad_response", False),
-        (httpx.Response(401, text=PAGE), "unauthorized", False),
-        (httpx.Response(404, text=PAGE), "not_found", False),
-        (httpx.Response(413, text=PAGE), "body_too_large", False),
-        (httpx.Response(422, json={"error": {"code": "invalid_request", "message": "m"}}), "invalid_request", False),
+        (Response(None, 429, headers={"Retry-After": "7"}), "overloaded", True),
+        (Response(PAGE, 503, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}), "overloaded", True),
+        (Response(PAGE, 502), "replica_lost", True),
+        (Response(PAGE, 504), "replica_lost", True),
+        (JSONResponse({"error": {"code": "deadline", "message": "late"}}, 504), "deadline", False),
+        (JSONResponse({"error": {"code": "internal", "message": "bug"}}, 500), "internal", False),
+        (Response(PAGE, 500), "bad_response", False),
+        (Response(PAGE, 401), "unauthorized", False),
+        (Response(PAGE, 404), "not_found", False),
+        (Response(PAGE, 413), "body_too_large", False),
+        (JSONResponse({"error": {"code": "invalid_request", "message": "m"}}, 422), "invalid_request", False),
         (
-            httpx.Response(
-                422,
-                json={"error": {"code": "invalid_request", "message": "m", "fields": [{"field": "items[7].prompt"}]}},
+            JSONResponse(
+                {"error": {"code": "invalid_request", "message": "m", "fields": [{"field": "items[7].prompt"}]}}, 422
             ),
             "invalid_request",
             False,
         ),
-        (httpx.Response(307, headers={"Location": "https://other"}), "bad_response", False),
-        (httpx.Response(200, text=PAGE), "bad_response", False),
-        (httpx.Response(200, json={"results": []}), "bad_response", False),
-        (httpx.Response(200, json={"results": [{"id": "1.0", "completions": [{}, {}]}]}), "bad_response", False),
-        (httpx.Response(200, json={"results": [{"id": "0.0", "completions": [{}, {}]}]}), "bad_response", False),
-        (httpx.Response(200, json={"results": [{"id": "0.0", "completions": [3, 4]}]}), "bad_response", False),
-        (httpx.ConnectError("refused"), "replica_lost", True),
-        (httpx.ReadError("reset"), "replica_lost", True),
+        (Response(None, 307, headers={"Location": "https://other"}), "bad_response", False),
+        (Response(PAGE, 200), "bad_response", False),
+        (JSONResponse({"results": []}, 200), "bad_response", False),
+        (JSONResponse({"results": [{"id": "1.0", "completions": [{}, {}]}]}, 200), "bad_response", False),
+        (JSONResponse({"results": [{"id": "0.0", "completions": [{}, {}]}]}, 200), "bad_response", False),
+        (JSONResponse({"results": [{"id": "0.0", "completions": [3, 4]}]}, 200), "bad_response", False),
     ],
 )
-def test_faults_have_their_codes(answer: Any, code: str, again: bool) -> None:
-    def respond(_: httpx.Request) -> httpx.Response:
-        if isinstance(answer, Exception):
-            raise answer
-        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
-
+def test_faults_have_their_codes(answer: Response, code: str, again: bool, serve: Serve) -> None:
     with pytest.raises(RequestError) as caught:
-        asyncio.run(answering(respond).send(served(ArithmeticScorer()), requests(), timeout_s=5))
+        asyncio.run(HttpTransport(serve(answer)).send(served(ArithmeticScorer()), requests(), timeout_s=5))
     assert (caught.value.code, isinstance(caught.value, TryAgainError)) == (code, again)
     assert "secret" not in str(caught.value)
-    if answer is not None and not isinstance(answer, Exception) and answer.status_code == 429:
+    if answer.status_code == 429:
         assert caught.value.retry_after_s == 7.0  # type: ignore[attr-defined]
 
 
-def test_numbers_that_are_not_finite_are_failures() -> None:
+def test_numbers_that_are_not_finite_are_failures(serve: Serve) -> None:
     entry = {"raw": 1, "reward": 1, "quantile": 0.5, "model_version": "fake-1", "reference": "r", "num_tokens": 1}
     body = {"results": [{"id": "0.0", "completions": [{**entry, "reward": float("nan")}, entry]}]}
-    answer = answering(lambda _: httpx.Response(200, content=json.dumps(body)))
-    (response,) = asyncio.run(answer.send(served(ArithmeticScorer()), requests(), timeout_s=5))
+    way = HttpTransport(serve(Response(json.dumps(body))))
+    (response,) = asyncio.run(way.send(served(ArithmeticScorer()), requests(), timeout_s=5))
     assert [getattr(r, "code", "scored") for r in response.results] == ["non_finite", "scored"]
 
 
-def test_what_stands_in_the_request() -> None:
-    seen: list[httpx.Request] = []
+def test_what_stands_in_the_request(serve: Serve) -> None:
+    seen: list[tuple[Request, bytes]] = []
 
-    def respond(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        return httpx.Response(500)
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        seen.append((request, await request.body()))
+        await Response(None, 500)(scope, receive, send)
 
-    way = HttpTransport("https://host:8443/prefix/", api_key="key", http=httpx.MockTransport(respond))
+    url = serve(app)
+    way = HttpTransport(f"{url}/a%2Fb%20c/", api_key="key")
     for call in (
         way.resolve(refresh=False, timeout_s=5),
         way.send(served(ArithmeticScorer()), requests(), timeout_s=5),
     ):
         with pytest.raises(RequestError):
             asyncio.run(call)
-    assert [str(r.url) for r in seen] == [f"https://host:8443/prefix/v1/{path}" for path in ("models", "rewards")]
-    assert {r.headers["authorization"] for r in seen} == {"Bearer key"}
-    sent = json.loads(seen[1].content)
+    at = url.removeprefix(f"http://{seen[0][0].headers['host']}")
+    paths = [f"{at}/a%2Fb%20c/v1/{path}".encode() for path in ("models", "rewards")]
+    assert [r.scope["raw_path"] for r, _ in seen] == paths
+    assert {r.headers["authorization"] for r, _ in seen} == {"Bearer key"}
+    assert seen[1][0].headers["content-type"] == "application/json"
+    sent = json.loads(seen[1][1])
     assert 4 < sent.pop("timeout_s") <= 4.5  # what was left of the 5 s, less what the way back takes
     assert sent == {
         "model": "helpful",
@@ -290,37 +279,44 @@ def test_what_stands_in_the_request() -> None:
     assert "key" not in repr(way)
 
 
-def test_the_deadline_is_the_callers_and_the_server_has_a_little_less() -> None:
-    async def hang(_: httpx.Request) -> httpx.Response:
-        await asyncio.sleep(60)
-        raise AssertionError("unreachable")
+@pytest.mark.parametrize("begins", [False, True])
+def test_the_deadline_is_the_callers_up_to_the_end_of_the_answer(begins: bool, serve: Serve) -> None:
+    async def hang(scope: Any, receive: Any, send: Any) -> None:
+        if begins:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"{", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":  # the caller has gone
+            pass
 
     start_s = time.perf_counter()
-    with RewardClient(answering(hang)) as http, pytest.raises(RequestError) as caught:  # type: ignore[arg-type]
+    with client(serve(hang)) as http, pytest.raises(RequestError) as caught:
         http.score(requests(), timeout_s=0.2)
     assert caught.value.code == "deadline"
     assert time.perf_counter() - start_s < 2
+
+
+def test_the_server_has_a_little_less_time_than_the_caller(serve: Serve) -> None:
     backend = Backend()
-    with client(backend) as http:
+    with client(serve(backend.app())) as http:
         http.score(requests(), timeout_s=2.0)
     assert 1.5 < backend.timeouts_s[0] < 2.0
-    with client(backend) as http:
+    with client(serve(backend.app())) as http:
         http.score(requests(), timeout_s=5000.0)  # more than the gateway takes
     assert backend.timeouts_s[1] == 600.0
 
 
 def test_a_gateway_that_starts_again_is_waited_for() -> None:
-    backend, faults = Backend(), [httpx.ConnectError("refused")] * 2
-    app = httpx.ASGITransport(app=build_http_app(backend))
+    with Raw(MODELS, SCORED, starts=False) as gateway:
+        waits: list[float] = []
 
-    class Restarting(httpx.AsyncBaseTransport):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if faults:
-                raise faults.pop()
-            return await app.handle_async_request(request)
+        async def sleep(delay_s: float) -> None:
+            waits.append(delay_s)
+            if len(waits) == 2:
+                gateway.start()
 
-    with RewardClient(HttpTransport(URL, http=Restarting()), sleep=no_sleep) as http:
-        assert len(http.score(requests())) == 1
+        with RewardClient(HttpTransport(gateway.url), sleep=sleep) as http:
+            assert http.score_group("p", ["a"])[0].raw == 1.0
+    assert len(waits) == 2
 
 
 @pytest.mark.parametrize(
@@ -351,22 +347,9 @@ def test_secrets_have_no_place_in_the_address(url: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.fixture
-def live() -> Iterator[tuple[str, Backend]]:
-    """URL of the real app on a loopback socket, and its backend."""
+def test_from_several_threads_and_loops(serve: Serve, caplog: Any) -> None:
     backend = Backend()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(build_http_app(backend), log_level="warning", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        yield url, backend
-        server.should_exit = True
-        thread.join(timeout=10)
-
-
-def test_over_a_real_socket_from_several_threads_and_loops(live: tuple[str, Backend], caplog: Any) -> None:
-    url, backend = live
+    url = serve(backend.app())
     with caplog.at_level("DEBUG"), RewardClient.connect_http(url, "helpful") as http:
         with RewardClient.in_process(backend.scorer) as here:
             expected = here.score(requests(40))
@@ -383,7 +366,7 @@ def test_over_a_real_socket_from_several_threads_and_loops(live: tuple[str, Back
             got.append(copy.score(requests(40)))
         http.score_group("secret prompt", ["secret answer"])
         assert got == [expected] * 8
-        assert len(http._transport._clients) <= 2  # of loops that ended nothing is kept
+        assert len(http._transport._connections._held) <= 2  # of loops that ended nothing is kept
     assert "secret" not in caplog.text
     with pytest.raises(RequestError, match="connection failed") as caught:
         RewardClient.connect_http("http://127.0.0.1:9", timeout_s=5)  # nobody listens there

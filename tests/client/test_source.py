@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 
-from rmray.client import HttpTransport, RewardClient
+from rmray.client import HttpTransport, InProcessTransport, RewardClient
 from rmray.client import source as module
 from rmray.client.source import ClientSource, open_served
 from rmray.errors import ConfigError, RequestError
 from rmray.evaluation.source import ScorerSource
 from rmray.schema import ScoreFailure, ScoreRequest
-from rmray.serving.http import build_http_app
-from tests.client.test_http import URL, Backend
+from tests.client.loopback import Serve
+from tests.client.test_http import Backend
 from tests.fakes import ArithmeticScorer
 
 REQUESTS = [
@@ -21,14 +20,11 @@ REQUESTS = [
 ]
 
 
-def over_http(backend: Backend) -> RewardClient:
-    return RewardClient(HttpTransport(URL, http=httpx.ASGITransport(app=build_http_app(backend))))
-
-
-@pytest.mark.parametrize("way", [lambda backend: RewardClient.in_process(backend.scorer), over_http])
-def test_a_served_model_scores_as_its_scorer(way) -> None:
+@pytest.mark.parametrize("by_http", [False, True])
+def test_a_served_model_scores_as_its_scorer(by_http: bool, serve: Serve) -> None:
     backend = Backend()
-    source, own = ClientSource(way(backend)), ScorerSource(backend.scorer)
+    way = HttpTransport(serve(backend.app())) if by_http else InProcessTransport(backend.scorer)
+    source, own = ClientSource(RewardClient(way)), ScorerSource(backend.scorer)
     assert source.score(REQUESTS) == own.score(REQUESTS)
     assert isinstance(source.score(REQUESTS)[1].results[0], ScoreFailure)
     for field in ("kind", "model_version", "reference", "tokenizer_hash", "max_length"):
@@ -36,9 +32,9 @@ def test_a_served_model_scores_as_its_scorer(way) -> None:
     source.close()
 
 
-def test_a_model_that_is_replaced_in_between_is_an_error() -> None:
+def test_a_model_that_is_replaced_in_between_is_an_error(serve: Serve) -> None:
     backend = Backend()
-    source = ClientSource(over_http(backend))
+    source = ClientSource(RewardClient(HttpTransport(serve(backend.app()))))
     source.score(REQUESTS)
     backend.scorer = ArithmeticScorer(version="fake-2")
     with pytest.raises(RequestError, match=r"'helpful' was replaced while it was evaluated(.|\n)*fake-1.*fake-2"):
