@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +15,8 @@ from rmray.config.serve import ALIAS_ACTOR, RAY_NAMESPACE, ServedModel
 from rmray.serving.app.apps import delete_app
 
 _KEY, _NAMESPACE = b"aliases", RAY_NAMESPACE.encode()
+_MAX_WAITING = 100_000
+"""Questions for changes that wait at once, one a process that scores: no deployment may have to wait for room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,8 @@ class Alias:
 
 
 class Aliases:
-    """The actor. Calls run one after the other, so that two deployments see each other's moves.
+    """The actor. Calls run one after the other, so that two deployments see each other's moves: none awaits anything
+    but `changed`, which waits for the others.
 
     What it knows also lies in the cluster's own key-value store, and outlives the actor's process.
     """
@@ -35,16 +40,26 @@ class Aliases:
     def __init__(self) -> None:
         raw = internal_kv._internal_kv_get(_KEY, namespace=_NAMESPACE)
         self._aliases: dict[str, Alias] = cloudpickle.loads(raw) if raw else {}
+        self._change = asyncio.Event()
 
-    def all(self) -> dict[str, ServedModel]:
+    async def all(self) -> dict[str, ServedModel]:
         """Every name and what answers for it."""
         return {name: alias.model for name, alias in self._aliases.items()}
 
-    def find(self, name: str) -> Alias | None:
+    async def changed(self, known: dict[str, ServedModel], wait_s: float) -> dict[str, ServedModel]:
+        """As `all`, once that is something else than `known`, or when wait_s have passed."""
+        models = await self.all()
+        if models != known:
+            return models
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._change.wait(), wait_s)
+        return await self.all()
+
+    async def find(self, name: str) -> Alias | None:
         """All that is known of a name."""
         return self._aliases.get(name)
 
-    def move(self, model: ServedModel, start: bytes) -> ServedModel | None:
+    async def move(self, model: ServedModel, start: bytes) -> ServedModel | None:
         """Let `model` answer all calls for its name; returns who did before."""
         before = self._aliases.get(model.name)
         if before is None:
@@ -54,20 +69,20 @@ class Aliases:
         self._put(Alias(model, start, start_before=before.start if changes else before.start_before))
         return before.model
 
-    def set_canary(self, canary: ServedModel, start: bytes, share: float) -> ServedModel:
+    async def set_canary(self, canary: ServedModel, start: bytes, share: float) -> ServedModel:
         """Let `canary` answer a share of the calls for its name; returns who did before."""
         before = self._aliases[canary.name]
         model = replace(before.model, canary=canary, share=share)
         self._put(replace(before, model=model, start_canary=start))
         return before.model
 
-    def drop_canary(self, name: str, app: str) -> None:
+    async def drop_canary(self, name: str, app: str) -> None:
         """Let the name's version answer all calls again, where that canary still takes a share."""
         before = self._aliases.get(name)
         if before is not None and before.model.canary is not None and before.model.canary.app == app:
             self._put(replace(before, model=replace(before.model, canary=None, share=0.0), start_canary=None))
 
-    def remove(self, name: str, app: str | None = None) -> ServedModel | None:
+    async def remove(self, name: str, app: str | None = None) -> ServedModel | None:
         """Forget a name, or only where `app` answers for it still; returns who did."""
         before = self._aliases.get(name)
         if before is None or app not in (None, before.model.app):
@@ -83,6 +98,8 @@ class Aliases:
     def _save(self) -> None:
         raw = cloudpickle.dumps(self._aliases)  # type: ignore[no-untyped-call]
         internal_kv._internal_kv_put(_KEY, raw, overwrite=True, namespace=_NAMESPACE)
+        change, self._change = self._change, asyncio.Event()
+        change.set()
 
 
 def alias_actor() -> Any:
@@ -97,6 +114,7 @@ def alias_actor() -> Any:
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,
+            max_concurrency=_MAX_WAITING,
         )
         .remote()
     )

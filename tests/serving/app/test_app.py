@@ -8,11 +8,12 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from rmray.aliases import KnownAliases
 from rmray.client import ItemError, RewardClient
 from rmray.client.handle import HandleTransport
 from rmray.errors import BundleError, ClusterError, ConfigError, RequestError
 from rmray.schema import ScoreRequest, TokenIds
-from tests.serving.app.versions import broken, deploy, raws
+from tests.serving.app.versions import broken, deploy, raws, wait_until
 
 
 def test_a_group_by_handle_scores_as_the_scorer_does(alpha):
@@ -93,6 +94,17 @@ def test_actors_reach_it_and_a_client_travels(alpha):
     assert ray.get(Loop.remote(alpha).rewards.remote()) == [[2.0, 3.0]] * 2
 
 
+class NeverLooks(HandleTransport):
+    """Trusts what it knew first until it is told that this is stale."""
+
+    first = None
+
+    async def resolve(self, *, refresh, timeout_s):
+        if refresh or self.first is None:
+            self.first = await super().resolve(refresh=refresh, timeout_s=timeout_s)
+        return self.first
+
+
 def test_the_alias_moves_and_the_old_app_goes(url):
     from ray import serve
 
@@ -107,7 +119,7 @@ def test_the_alias_moves_and_the_old_app_goes(url):
         return answer.json()["results"][0]["completions"][0]["model_version"]
 
     deploy("moving", "v1")
-    never_looks = RewardClient(HandleTransport("moving", alias_ttl_s=1e9), timeout_s=30)
+    never_looks = RewardClient(NeverLooks("moving"), timeout_s=30)
     with RewardClient.connect("moving", timeout_s=30) as client, never_looks:
         assert raws(client.score_group("p", ["a"])) == raws(never_looks.score_group("p", ["a"])) == [2.0]
         assert by_http() == "v1"
@@ -152,16 +164,24 @@ def test_rollout_actors_measure_and_whiten(alpha):
     assert report.completions_per_s == pytest.approx(96 / report.took_s)
 
 
-def test_aliases_outlive_their_actor(alpha):
+def test_aliases_outlive_their_actor_and_so_do_questions_that_wait_there(alpha):
     import ray
 
     from rmray.serving.app import served_models
     from rmray.serving.app.aliases import alias_actor
 
     before = served_models()
+    known = KnownAliases(alias_actor)
+    asyncio.run(known.ask())
     ray.kill(alias_actor(), no_restart=False)
     assert served_models() == before
     assert alpha.model().model_version == "v1"
+    ghost = replace(alpha.model(), name="ghost", app="ghost-v1")
+    ray.get(alias_actor().move.remote(ghost, b""))
+    wait_until(lambda: known.trusted() == {**before, "ghost": ghost})
+    assert set(served_models()) == {"alpha"}, "of an alias whose app is gone nothing stays"
+    with pytest.raises(RequestError, match="served: alpha"):
+        RewardClient.connect("ghost")
 
 
 def test_a_rollout_job_of_an_unknown_name_says_so(alpha, tmp_path, capsys):
@@ -173,19 +193,6 @@ def test_a_rollout_job_of_an_unknown_name_says_so(alpha, tmp_path, capsys):
     assert "served: alpha" in capsys.readouterr().err
     assert main(["--name", "alpha", "--prompts", str(prompts), "--steps", "1", "--actors", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_completions"] == 64
-
-
-def test_an_alias_whose_app_is_gone_is_forgotten(alpha):
-    import ray
-
-    from rmray.serving.app import served_models
-    from rmray.serving.app.aliases import alias_actor
-
-    ghost = replace(alpha.model(), name="ghost", app="ghost-v1")
-    ray.get(alias_actor().move.remote(ghost, b""))
-    assert set(served_models()) == {"alpha"}
-    with pytest.raises(RequestError, match="served: alpha"):
-        RewardClient.connect("ghost")
 
 
 def test_a_canary_whose_app_is_gone_is_forgotten(alpha):
