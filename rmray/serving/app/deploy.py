@@ -16,7 +16,7 @@ from ray import cloudpickle, serve
 
 from rmray.config.serve import GATEWAY_APP, ServedModel, ServeOptions, check_name, check_share, serve_options
 from rmray.errors import ClusterError, ConfigError
-from rmray.serving.app.aliases import alias_actor, live_models, retire
+from rmray.serving.app.aliases import alias_actor, live_models, move_name, remove_name, retire, set_canary
 from rmray.serving.app.apps import (
     POLL_S,
     Tell,
@@ -113,7 +113,6 @@ def _take_name(
 ) -> tuple[ServedModel, str | None, ServedModel | None]:
     """Start the recipe's app, see that it is sound, move the name or a share of it: what answers now, the URL, and what
     did before."""
-    aliases = alias_actor()
     before = live_models().get(name)
     if canary is not None and before is None:
         raise ConfigError(
@@ -151,8 +150,8 @@ def _take_name(
         raise
     start = cloudpickle.dumps((recipe, options.model_dump()))  # type: ignore[no-untyped-call]
     if canary is None:
-        return model, url, ray.get(aliases.move.remote(model, start))
-    return model, url, ray.get(aliases.set_canary.remote(model, start, canary))
+        return model, url, move_name(model, start)
+    return model, url, set_canary(model, start, canary)
 
 
 def drain(apps: Iterable[str], options: ServeOptions, tell: Tell) -> None:
@@ -172,10 +171,9 @@ def drain(apps: Iterable[str], options: ServeOptions, tell: Tell) -> None:
 def undeploy(name: str) -> None:
     """Take a name out of service: the alias first, then its apps, which answer what they have accepted; the gateway
     with the last one. ConfigError: no such name."""
-    aliases = alias_actor()
-    if ray.get(aliases.find.remote(name)) is not None:  # else what is written down is another cluster's
+    if ray.get(alias_actor().find.remote(name)) is not None:  # else what is written down is another cluster's
         remove_record(name)
-    model: ServedModel | None = ray.get(aliases.remove.remote(name))
+    model = remove_name(name)
     left = live_models()
     if model is None:
         raise ConfigError(f"nothing is served as {name!r}", why=f"served: {', '.join(sorted(left)) or 'none'}")

@@ -168,7 +168,7 @@ def test_aliases_outlive_their_actor_and_so_do_questions_that_wait_there(alpha):
     import ray
 
     from rmray.serving.app import served_models
-    from rmray.serving.app.aliases import alias_actor
+    from rmray.serving.app.aliases import alias_actor, move_name
 
     before = served_models()
     known = KnownAliases(alias_actor)
@@ -177,7 +177,7 @@ def test_aliases_outlive_their_actor_and_so_do_questions_that_wait_there(alpha):
     assert served_models() == before
     assert alpha.model().model_version == "v1"
     ghost = replace(alpha.model(), name="ghost", app="ghost-v1")
-    ray.get(alias_actor().move.remote(ghost, b""))
+    move_name(ghost, b"")
     wait_until(lambda: known.trusted() == {**before, "ghost": ghost})
     assert set(served_models()) == {"alpha"}, "of an alias whose app is gone nothing stays"
     with pytest.raises(RequestError, match="served: alpha"):
@@ -199,10 +199,10 @@ def test_a_canary_whose_app_is_gone_is_forgotten(alpha):
     import ray
 
     from rmray.serving.app import served_models
-    from rmray.serving.app.aliases import alias_actor
+    from rmray.serving.app.aliases import alias_actor, set_canary
 
     ghost = replace(alpha.model(), app="alpha-v9", model_version="v9")
-    ray.get(alias_actor().set_canary.remote(ghost, b"", 0.5))
+    set_canary(ghost, b"", 0.5)
     assert served_models()["alpha"].apps == {"alpha-v1"}
     assert ray.get(alias_actor().find.remote("alpha")).model.canary is None
 
@@ -219,11 +219,9 @@ def test_no_name_is_forgotten_while_serve_has_no_controller(alpha, monkeypatch):
 
 
 def test_a_name_that_moved_meanwhile_is_not_forgotten(alpha):
-    import ray
+    from rmray.serving.app.aliases import remove_name
 
-    from rmray.serving.app.aliases import alias_actor
-
-    assert ray.get(alias_actor().remove.remote("alpha", "alpha-before")) is None
+    assert remove_name("alpha", "alpha-before") is None
     assert alpha.model().model_version == "v1"
 
 

@@ -127,7 +127,7 @@ def test_what_was_served_comes_back_by_itself_on_a_cluster_that_declares_it(url,
     from ray.serve.schema import ServeDeploySchema
 
     from rmray.serving.app import served_models, undeploy
-    from rmray.serving.app.aliases import alias_actor
+    from rmray.serving.app.aliases import alias_actor, set_canary
     from rmray.serving.app.recipes import bundle_recipe
     from rmray.serving.app.record import restore, write_record
 
@@ -150,9 +150,8 @@ def test_what_was_served_comes_back_by_itself_on_a_cluster_that_declares_it(url,
     assert main(["serve", "--restore", str(served_dir), "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out.splitlines()[-1])["served"]
     assert (told["app"], served_models()["again"].app) == (app, app), "what is served already stays as it is"
-    aliases = alias_actor()
-    ray.get(aliases.set_canary.remote(replace(served_models()["again"], app="alpha-v1"), b"", 0.5))
+    set_canary(replace(served_models()["again"], app="alpha-v1"), b"", 0.5)
     restore(served_dir)
     assert served_models()["again"].apps == {app, "alpha-v1"}, "a canary's trial goes on"
-    ray.get(aliases.drop_canary.remote("again", "alpha-v1"))
+    ray.get(alias_actor().drop_canary.remote("again", "alpha-v1"))
     undeploy("again")
