@@ -77,7 +77,7 @@ class ServeOptions(Section):
     finish_s: _Seconds = 120.0
     """Time for a replica that is taken away to answer what it has accepted."""
     start_timeout_s: _Seconds = 900.0
-    """Time for a new version to load, check its goldens and warm up."""
+    """Time for a new version to load, check its goldens and warm up, and for the gateway to run."""
     drain_s: _Share = 5.0
     """After the alias has moved, time for clients to notice before the old version is taken down."""
 

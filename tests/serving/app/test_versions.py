@@ -11,7 +11,7 @@ import pytest
 from rmray.cli import main
 from rmray.client import RewardClient
 from rmray.config import load_config
-from rmray.config.serve import SERVED_DIR_ENV, ServeConfig, serve_options
+from rmray.config.serve import GATEWAY_APP, SERVED_DIR_ENV, ServeConfig, serve_options
 from rmray.errors import ClusterError, ConfigError
 from tests.serving.app.versions import QUICK, apps_of, arithmetic, deploy, raws, wait_until
 
@@ -142,6 +142,8 @@ def test_what_was_served_comes_back_by_itself_on_a_cluster_that_declares_it(url,
     }
     client = _get_global_client()
     client.deploy_apps(ServeDeploySchema.parse_obj({"applications": [declared]}), _blocking=True)
+    sources = {app: client.get_serve_details()["applications"][app]["source"] for app in ("rmray-models", GATEWAY_APP)}
+    assert sources == {"rmray-models": "declarative", GATEWAY_APP: "imperative"}, "by which it is told who mends one"
     assert served_models()["again"].model_version == recipe.model_version
     with RewardClient.connect("again", timeout_s=30) as again:
         assert again.score_group("The quick brown fox ", ["rests."])[0].model_version == recipe.model_version
