@@ -13,7 +13,8 @@ from rmray.client import ItemError, RewardClient
 from rmray.client.handle import HandleTransport
 from rmray.errors import BundleError, ClusterError, ConfigError, RequestError
 from rmray.schema import ScoreRequest, TokenIds
-from tests.serving.app.versions import broken, deploy, raws, wait_until
+from tests.serving.app.versions import broken, deploy, raws
+from tests.waiting import wait_for
 
 
 def test_a_group_by_handle_scores_as_the_scorer_does(alpha):
@@ -178,7 +179,7 @@ def test_aliases_outlive_their_actor_and_so_do_questions_that_wait_there(alpha):
     assert alpha.model().model_version == "v1"
     ghost = replace(alpha.model(), name="ghost", app="ghost-v1")
     move_name(ghost, b"")
-    wait_until(lambda: known.trusted() == {**before, "ghost": ghost})
+    wait_for(lambda: known.trusted() == {**before, "ghost": ghost}, timeout_s=40, what="word of the move")
     assert set(served_models()) == {"alpha"}, "of an alias whose app is gone nothing stays"
     with pytest.raises(RequestError, match="served: alpha"):
         RewardClient.connect("ghost")

@@ -13,7 +13,8 @@ from rmray.client import RewardClient
 from rmray.config import load_config
 from rmray.config.serve import GATEWAY_APP, SERVED_DIR_ENV, ServeConfig, serve_options
 from rmray.errors import ClusterError, ConfigError
-from tests.serving.app.versions import QUICK, apps_of, arithmetic, deploy, raws, wait_until
+from tests.serving.app.versions import QUICK, apps_of, arithmetic, deploy, raws
+from tests.waiting import wait_for
 
 SMALL = {"timeout_s": 60, "max_call_completions": 64}
 
@@ -108,7 +109,7 @@ def test_an_app_that_nobody_resolves_to_goes_and_its_name_is_not_taken():
 
     start_app("left-v1", Recipe(partial(arithmetic, "v1"), "v1"), serve_options(cpus=0.1))
     assert choose_app("left", "v1", "digest", []) == "left-v1-1"
-    wait_until(lambda: app_status("left-v1") is None)
+    wait_for(lambda: app_status("left-v1") is None, timeout_s=40, what="the end of an app")
 
 
 def test_what_another_cluster_wrote_down_stays_where_the_name_is_not_served_here(url, served_dir):
