@@ -86,6 +86,7 @@ def test_a_look_at_a_replica_gives_all_it_saw():
     assert values["rmray_failures", "blank_completion"] == 300
     # A prompt of one token before completions of one and four; one token of the first is shared.
     assert (values["rmray_tokens_asked",], values["rmray_tokens_computed",]) == (300 * 7, 300 * 6)
+    assert values["rmray_batched_tokens",] == 300 * 6
     assert [r.value for r in first if r.metric == "rmray_call_seconds"] == [0.25] * 300
     # Rewards -1 and 2, beside a reference whose own go from -1.7 to 1.7.
     assert (values["rmray_reward_mean",], values["rmray_reward_window",]) == (0.5, 600)
@@ -102,7 +103,7 @@ def test_a_look_at_a_replica_gives_all_it_saw():
 
 def test_a_batch_has_the_requests_that_it_ran_and_not_those_that_were_refused():
     observed = Observed()
-    observed.batch(SeenBatch(2, 10, 8, 0, forward_s=0.5, oldest_wait_s=0.0))
+    observed.batch(SeenBatch(2, 8, 10, 8, 0, forward_s=0.5, oldest_wait_s=0.0))
     refused = ScoreFailure(code="overloaded", message="")
     for _ in range(7):
         observed.call([ScoreRequest(prompt="p", completions=("x",))], [ScoreResponse(results=(refused,))], 0.0)
