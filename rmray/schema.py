@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from operator import attrgetter
 from typing import Any
 
-from rmray.errors import RowError
+from rmray.errors import RequestError, RowError
 
 CHARS_PER_TOKEN = 3
 """For a first guess of a text's tokens, on the high side of what tokenizers do."""
@@ -294,11 +294,28 @@ class ScoreResult:
         return _result_values(self)
 
     def __setstate__(self, values: tuple[Any, ...]) -> None:
+        if len(values) != _NUM_RESULT_FIELDS:
+            values = _values_of_another_version(values)
         for put, value in zip(_PUT_RESULT_VALUES, values, strict=True):
             put(self, value)
 
 
+def _values_of_another_version(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A client and a replica need not be of one version of rmray: new fields stand behind the old ones and have
+    defaults, so that those that the other side lacks get theirs, and those that this one lacks are left out."""
+    fewest = _NUM_RESULT_FIELDS - len(_RESULT_DEFAULTS)
+    if len(values) < fewest:
+        raise RequestError(
+            "version_mismatch",
+            f"a result came with {len(values)} fields, and this version of rmray knows {fewest} that each has",
+            next_step="bring the client and the cluster to one version of rmray",
+        )
+    return (*values[:_NUM_RESULT_FIELDS], *_RESULT_DEFAULTS[len(values) - fewest :])
+
+
 _RESULT_FIELDS = tuple(field.name for field in fields(ScoreResult))
+_NUM_RESULT_FIELDS = len(_RESULT_FIELDS)
+_RESULT_DEFAULTS = tuple(field.default for field in fields(ScoreResult) if field.default is not MISSING)
 _result_values: Callable[[ScoreResult], tuple[Any, ...]] = attrgetter(*_RESULT_FIELDS)
 _PUT_RESULT_VALUES = tuple(getattr(ScoreResult, name).__set__ for name in _RESULT_FIELDS)
 

@@ -11,7 +11,8 @@ import time
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rmray.config.serve import ALIAS_ACTOR, ALIAS_TTL_S, RAY_NAMESPACE, SCORER_DEPLOYMENT, ServedModel
+from rmray.aliases import KnownAliases
+from rmray.config.serve import ALIAS_ACTOR, RAY_NAMESPACE, SCORER_DEPLOYMENT, ServedModel
 from rmray.errors import ClusterError, RequestError
 from rmray.retry import TryAgainError, code_of_ray_error
 from rmray.schema import ScoreRequest, ScoreResponse
@@ -25,25 +26,24 @@ T = TypeVar("T")
 class HandleTransport:
     """Scores by a handle of the Serve app that the alias of `name` points to. Pickles as its name."""
 
-    def __init__(self, name: str, *, alias_ttl_s: float = ALIAS_TTL_S) -> None:
-        self._name, self._alias_ttl_s = name, alias_ttl_s
-        self._model: ServedModel | None = None
-        self._known_s = 0.0
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._aliases = KnownAliases(_alias_actor)
         self._handles: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return HandleTransport, (self._name,), {"_alias_ttl_s": self._alias_ttl_s}
+        return HandleTransport, (self._name,)
 
     async def resolve(self, *, refresh: bool, timeout_s: float) -> ServedModel:
         """The model behind the name. RequestError `unknown_model` with the names, ClusterError without a cluster."""
-        if not refresh and self._model is not None and time.monotonic() - self._known_s < self._alias_ttl_s:
-            return self._model
-        known = await _within(_aliases().all.remote(), timeout_s)
+        known = None if refresh else self._aliases.trusted()
+        if known is None or self._name not in known:
+            known = await _within(self._aliases.ask(), timeout_s)
         if self._name not in known:
             raise _unknown(self._name, known)
-        model: ServedModel = known[self._name]
-        self._model, self._known_s = model, time.monotonic()
-        self._handles = {app: handle for app, handle in self._handles.items() if app in model.apps}
+        model = known[self._name]
+        if not self._handles.keys() <= model.apps:
+            self._handles = {app: handle for app, handle in self._handles.items() if app in model.apps}
         return model
 
     async def send(
@@ -72,8 +72,8 @@ class HandleTransport:
         self._handles.clear()
 
 
-def _aliases() -> Any:
-    """The actor that knows the aliases."""
+def _alias_actor() -> Any:
+    """The actor that knows the aliases. Blocks for a moment."""
     import ray
 
     if not ray.is_initialized():

@@ -20,7 +20,10 @@ ALIAS_ACTOR = "aliases"
 SCORER_DEPLOYMENT = "scorer"
 """The one deployment inside every app of a model."""
 ALIAS_TTL_S = 1.0
-"""So long a client and the gateway trust the alias they know; a replaced app stays up for longer than that."""
+"""So long a client and the gateway trust the alias they know while nobody would tell them of a change; a replaced app
+stays up for longer than that."""
+ALIAS_WATCH_S = 60.0
+"""So long at most a question for changes waits at the alias actor."""
 GATEWAY_APP = "rmray-gateway"
 """The app that answers HTTP for all names."""
 API_KEYS_ENV = "RMRAY_API_KEYS"
@@ -74,7 +77,7 @@ class ServeOptions(Section):
     finish_s: _Seconds = 120.0
     """Time for a replica that is taken away to answer what it has accepted."""
     start_timeout_s: _Seconds = 900.0
-    """Time for a new version to load, check its goldens and warm up."""
+    """Time for a new version to load, check its goldens and warm up, and for the gateway to run."""
     drain_s: _Share = 5.0
     """After the alias has moved, time for clients to notice before the old version is taken down."""
 

@@ -13,6 +13,9 @@ import numpy.typing as npt
 from rmray.metrics.ranking import Floats
 
 NUM_BINS = 10
+OFF_SHARE = 0.0005
+"""Of a reference that is one value, this share is taken to lie on each side of it: whatever is served that lies off the
+value counts then, and the index stays finite."""
 PRIOR = 0.5
 """So much of a value is added to each bin, on average, so that an empty one does not make the index infinite."""
 
@@ -20,7 +23,8 @@ PRIOR = 0.5
 @dataclass(frozen=True, slots=True)
 class ReferenceBins:
     """edges: B - 1 ascending values; a value on one counts below it. upper_B: share of the reference up to each bin's
-    end. Quantiles that are equal make fewer bins."""
+    end. Quantiles that are equal make fewer bins; where they would make one alone, it is below, at and above their
+    value."""
 
     edges: Floats
     upper_B: Floats
@@ -50,7 +54,17 @@ def reference_bins(quantiles_Q: npt.ArrayLike, *, num_bins: int = NUM_BINS) -> R
         if min(upper - upper_B[-1], 1.0 - upper) >= 0.5 / num_bins:
             edges.append(float(value))
             upper_B.append(upper)
+    if not edges:
+        return _bins_around(float(quantiles[last // 2]), quantiles)
     return ReferenceBins(np.array(edges), np.array([*upper_B[1:], 1.0]))
+
+
+def _bins_around(value: float, quantiles: Floats) -> ReferenceBins:
+    """Below, at and above the value that nearly all of the reference is."""
+    near = 1e-6 * max(1.0, abs(value))  # another batch may give another last digit
+    edges = np.array([value - near, value + near])
+    upper_B = (np.searchsorted(quantiles, edges, side="right") - 1) / (len(quantiles) - 1)
+    return ReferenceBins(edges, np.array([*np.clip(upper_B, OFF_SHARE, 1.0 - OFF_SHARE), 1.0]))
 
 
 def population_stability(counts_B: npt.ArrayLike, shares_B: npt.ArrayLike) -> float:

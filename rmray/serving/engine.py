@@ -120,9 +120,9 @@ class ScoringEngine:
                     answers[i] = self._enqueue(requests[i], admitted[i], one, deadline_s)
             if tokens := sum(ticket.tokens for ticket in admitted.values()):
                 self.stats.count_call(tokens)
-            if futures := [a for a in answers.values() if isinstance(a, asyncio.Future)]:
-                await asyncio.wait(futures)
-            responses = [a.result() if isinstance(a, asyncio.Future) else a for _, a in sorted(answers.items())]
+            # One after the other: no reply is an exception, and `asyncio.wait` takes a sixth of what a call of one
+            # request costs the loop.
+            responses = [await a if isinstance(a, asyncio.Future) else a for _, a in sorted(answers.items())]
             self.stats.failures.update(x.code for r in responses for x in r.results if isinstance(x, ScoreFailure))
             return responses
         finally:

@@ -20,10 +20,12 @@ MAX_CODES = 32
 
 @dataclass(frozen=True, slots=True)
 class SeenBatch:
-    """One forward. asked_tokens: of its completions with their prompts, each whole. computed_tokens: what went through
-    the model, padding_tokens among them. oldest_wait_s: of the request that waited longest, since it was tokenised."""
+    """One forward. queued_tokens: of its requests as the queue counted them, each prompt once. asked_tokens: of its
+    completions with their prompts, each whole. computed_tokens: what went through the model, padding_tokens among them.
+    oldest_wait_s: of the request that waited longest, since it was tokenised."""
 
     num_requests: int
+    queued_tokens: int
     asked_tokens: int
     computed_tokens: int
     padding_tokens: int
@@ -35,10 +37,11 @@ def seen_batch(
     batch: Sequence[Encoded], tokens: ForwardTokens | None, *, forward_s: float, oldest_wait_s: float
 ) -> SeenBatch:
     """tokens: what the scorer says that it computed; where it doesn't say, what the requests cost alone."""
+    queued = sum(e.num_tokens for e in batch)
     if tokens is None:
-        tokens = ForwardTokens(sum(e.num_tokens for e in batch))
+        tokens = ForwardTokens(queued)
     asked = sum(e.group.num_path_tokens for e in batch if e.group is not None)
-    return SeenBatch(len(batch), asked, tokens.computed, tokens.padding, forward_s, oldest_wait_s)
+    return SeenBatch(len(batch), queued, asked, tokens.computed, tokens.padding, forward_s, oldest_wait_s)
 
 
 class BatchObserver(Protocol):

@@ -43,6 +43,7 @@ from rmray.benchmark.serve.settings import (
 from rmray.errors import ConfigError
 from rmray.models.scorer import score_requests
 from rmray.schema import ScoreRequest
+from tests.serving.shutdown import shut_serve_down
 
 
 class Time:
@@ -269,8 +270,6 @@ def test_the_peer_scores_as_the_bundle_does(bundle_dir, tiny_work):
 
 
 def test_on_ray_all_ways_score_alike_and_loops_count_what_came_back(ray_cluster, bundle_dir, tiny_work):
-    from ray import serve
-
     from rmray.benchmark.serve.callers import Door
     from rmray.benchmark.serve.cluster import callers, forwards, served
     from rmray.serving.app.cluster import ensure_http, free_port
@@ -292,7 +291,7 @@ def test_on_ray_all_ways_score_alike_and_loops_count_what_came_back(ray_cluster,
             with pytest.raises(Exception, match="404"):
                 calling.scores(nowhere, (TEXT, 8), 1)
     finally:
-        serve.shutdown()
+        shut_serve_down()
 
 
 def test_haproxy_is_for_a_ray_that_the_run_starts_itself(ray_cluster):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rmray.metrics.drift import PRIOR, population_stability, reference_bins
+from rmray.metrics.drift import OFF_SHARE, PRIOR, population_stability, reference_bins
 
 GRID = np.linspace(0.0, 1.0, 101)
 
@@ -26,8 +26,35 @@ def test_ties_make_fewer_bins_with_their_own_shares():
     assert bins.counts([0.0, 1.0, 1.5, 9.0]).tolist() == [2, 1, 1]
 
 
-def test_one_value_is_one_bin():
-    assert reference_bins(np.ones(101)).counts([0.0, 1.0]).tolist() == [2]
+def test_of_one_value_there_is_below_at_and_above():
+    bins = reference_bins(np.ones(101))
+    assert bins.counts([0.0, 1.0, 1.0 + 1e-9, 1.1, 2.0]).tolist() == [1, 2, 2]
+    assert bins.shares == pytest.approx([OFF_SHARE, 1 - 2 * OFF_SHARE, OFF_SHARE])
+
+
+@pytest.mark.parametrize("num_off", [0, 50, 1000])
+def test_what_lies_off_a_reference_of_one_value_is_drift(num_off):
+    """Against the closed form for three bins, with half a value for each bin spread over them as the reference is."""
+    bins, n = reference_bins(np.zeros(101)), 1000
+    prior = 3 * PRIOR
+    at, off = 1 - 2 * OFF_SHARE, OFF_SHARE
+    found_at, found_above = ((k + prior * share) / (n + prior) for k, share in ((n - num_off, at), (num_off, off)))
+    found_below = prior * off / (n + prior)
+    expected = (found_at - at) * math.log(found_at / at)
+    expected += sum((found - off) * math.log(found / off) for found in (found_below, found_above))
+    index = population_stability(bins.counts([0.0] * (n - num_off) + [3.0] * num_off), bins.shares)
+    assert index == pytest.approx(expected)
+    # None of it: no drift. One in twenty: the range of an alert. All: of any kind the farthest.
+    low, high = {0: (0.0, 0.01), 50: (0.2, 0.3), 1000: (14.0, 15.0)}[num_off]
+    assert low <= index < high
+
+
+def test_a_reference_that_is_nearly_one_value_is_told_from_others():
+    grades = np.repeat([1.0, 5.0, 6.0], [30, 940, 30])
+    bins = reference_bins(np.quantile(grades, GRID))
+    assert bins.shares == pytest.approx([0.03, 0.94, 0.03], abs=0.011)
+    assert population_stability(bins.counts(grades), bins.shares) < 0.01
+    assert population_stability(bins.counts(np.full(1000, 1.0)), bins.shares) > 2.0
 
 
 def test_in_proportion_it_is_exactly_0():

@@ -17,6 +17,7 @@ from rmray.models.bundle.goldens import load_goldens
 from rmray.models.bundle.request_json import request_to_json
 from rmray.schema import ScoreRequest, TokenIds
 from tests.serving.live_metrics import load_the_app, metrics_of_the_node
+from tests.serving.shutdown import shut_serve_down
 from tests.serving.test_metrics import used_metrics
 
 HTTP_FIELDS = ("prompt", "completions", "finished", "tools")
@@ -25,15 +26,13 @@ TOLERANCE = 1e-5  # fp32 on the same kind of device: the goldens' own
 
 @pytest.fixture(scope="module")
 def deployed(ray_cluster, bundle_dir):
-    from ray import serve
-
     from rmray.serving.app import deploy, undeploy
     from rmray.serving.app.cluster import ensure_http, free_port
 
     ensure_http(free_port("127.0.0.1"))
     yield deploy(bundle_dir, name="tiny", cpus=1, drain_s=0.0, start_timeout_s=120)
     undeploy("tiny")
-    serve.shutdown()
+    shut_serve_down()
 
 
 @pytest.fixture(scope="module", autouse=True)

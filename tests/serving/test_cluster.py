@@ -1,6 +1,5 @@
 """Ports, and the options of a served model."""
 
-import importlib
 import socket
 import threading
 from contextlib import contextmanager
@@ -8,8 +7,9 @@ from contextlib import contextmanager
 import pytest
 import uvicorn
 
-from rmray.config.serve import API_KEYS_ENV, ServeOptions, app_name, check_name, serve_options
+from rmray.config.serve import API_KEYS_ENV, GATEWAY_APP, ServeOptions, app_name, check_name, serve_options
 from rmray.errors import ClusterError, ConfigError
+from rmray.serving.app import front
 from rmray.serving.app.apps import root_cause
 from rmray.serving.app.cluster import check_asks_for_keys, count_room, free_port, is_free
 from rmray.serving.app.gateway import gateway_application
@@ -107,16 +107,72 @@ def test_the_gateways_replicas_are_told_where_the_keys_are(monkeypatch):
     assert variables() == {API_KEYS_ENV: "/etc/keys"}
 
 
-def test_a_gateway_that_does_not_start_says_why(monkeypatch):
-    def fails(*_, **__):
-        raise RuntimeError("Deploying application rmray-gateway failed: ")
+@pytest.fixture
+def gateway(monkeypatch):
+    """gateway(*statuses, declared, message) -> the list of gateways that are started. Serve's words for the gateway
+    come one after the other, the last for ever; one that is started fails."""
+    started = []
 
-    # As an attribute of the package, `deploy` is the function: this is the module.
-    door = importlib.import_module("rmray.serving.app.deploy")
-    known = {"app_status": None, "app_message": "keys.txt: the file of API keys cannot be read", "_route_prefixes": {}}
-    for name, value in known.items():
-        monkeypatch.setattr(door, name, lambda *_, value=value: value)
-    monkeypatch.setattr(door.serve, "run", fails)
-    with pytest.raises(ClusterError, match="does not start") as caught:
-        door._ensure_gateway("http://127.0.0.1:1")
-    assert "keys.txt" in str(caught.value)
+    def play(*statuses, declared=False, message=""):
+        left = list(statuses)
+
+        def status(_):
+            return "DEPLOY_FAILED" if started else left.pop(0) if len(left) > 1 else left[0]
+
+        source = "declarative" if declared else "imperative"
+        apps = {GATEWAY_APP: {"source": source, "route_prefix": "/"}} if statuses[0] else {}
+        monkeypatch.setattr(front, "_applications", lambda: apps)
+        monkeypatch.setattr(front, "app_status", status)
+        monkeypatch.setattr(front, "app_message", lambda _: message)
+        monkeypatch.setattr(front, "POLL_S", 0.0)
+        monkeypatch.setattr(front.serve, "run_many", lambda targets, **_: started.extend(targets))
+        return started
+
+    return play
+
+
+URL = "http://127.0.0.1:1"
+
+
+def test_a_gateway_that_does_not_start_says_why(gateway):
+    started = gateway(None, message="keys.txt: the file of API keys cannot be read")
+    with pytest.raises(ClusterError, match=r"does not start\n.*keys\.txt(?s:.*)put their file on every node"):
+        front.ensure_gateway(URL, timeout_s=10.0)
+    assert [target.name for target in started] == [GATEWAY_APP]
+
+
+def test_a_gateway_that_goes_is_waited_for_and_started_anew(gateway):
+    started = gateway("DELETING", "DELETING", None)
+    with pytest.raises(ClusterError):
+        front.ensure_gateway(URL, timeout_s=10.0)
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("status", ["DEPLOYING", "NOT_STARTED", "DELETING"])
+def test_a_gateway_that_does_not_come_is_waited_for_no_longer_than_asked(gateway, status):
+    started = gateway(status, message="no node has room")
+    with pytest.raises(
+        ClusterError, match=r"does not run after 0.01 s\n.*no node has room(?s:.*)raise start_timeout_s"
+    ):
+        front.ensure_gateway(URL, timeout_s=0.01)
+    assert not started
+
+
+@pytest.mark.parametrize("statuses", [("DEPLOYING", "RUNNING"), ("UNHEALTHY", "DEPLOYING", "UNHEALTHY", "RUNNING")])
+def test_a_declared_gateway_that_comes_back_is_used(gateway, monkeypatch, statuses):
+    monkeypatch.delenv(API_KEYS_ENV, raising=False)
+    started = gateway(*statuses, declared=True)
+    front.ensure_gateway(URL, timeout_s=10.0)
+    assert not started
+
+
+@pytest.mark.parametrize("status", ["UNHEALTHY", "DEPLOY_FAILED"])
+def test_a_declared_gateway_is_its_owners_to_mend(gateway, status):
+    started = gateway(status, declared=True, message="the file of API keys is gone")
+    with pytest.raises(ClusterError, match=r"rmray-gateway(?s:.*)API keys is gone(?s:.*)declared in the Serve config"):
+        front.ensure_gateway(URL, timeout_s=0.01)
+    assert not started
+    gateway(status)
+    with pytest.raises(ClusterError):
+        front.ensure_gateway(URL, timeout_s=0.01)
+    assert len(started) == 1, "one that nobody declares is started anew"

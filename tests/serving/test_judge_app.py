@@ -10,13 +10,12 @@ import pytest
 from rmray.client import RewardClient
 from rmray.models.judge import open_judge
 from rmray.schema import ScoreRequest
+from tests.serving.shutdown import shut_serve_down
 
 COMPLETIONS = ("The answer is five.", "Because.", "Please ask again.")
 
 
 def test_a_judge_is_served_by_handle_and_http(ray_cluster: None, tiny_base: Path, tmp_path: Path) -> None:
-    from ray import serve
-
     from rmray.serving.app import undeploy
     from rmray.serving.app.cluster import ensure_http, free_port
     from rmray.serving.app.deploy import deploy_recipe
@@ -41,4 +40,4 @@ def test_a_judge_is_served_by_handle_and_http(ray_cluster: None, tiny_base: Path
         assert [c["reward"] for c in answer.json()["results"][0]["completions"]] == close
         undeploy("judge")
     finally:
-        serve.shutdown()
+        shut_serve_down()

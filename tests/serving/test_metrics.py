@@ -47,6 +47,19 @@ def used_metrics():
     return set().union(*map(metrics_in, expressions))
 
 
+def test_a_panel_of_a_model_shows_its_apps_and_no_other_models():
+    matchers = [m for e in dashboard_expressions() for m in re.findall(r'application=~"([^"]*)"', e)]
+    hashes, others = ("0123456789abcdef", "123456789012345"), ("helpful-v2", "very-helpful", "helpful2")
+    assert len(matchers) == 4
+    for matcher in matchers:
+        of_helpful = re.compile(matcher.replace("$model", "helpful"))
+        assert all(of_helpful.fullmatch(app_name("helpful", h, attempt)) for h in hashes for attempt in (0, 1, 12))
+        assert of_helpful.fullmatch(app_name("helpful", "v1")), "a version that somebody's own scorer calls itself"
+        assert not any(of_helpful.fullmatch(app_name(m, h, a)) for m in others for h in hashes for a in (0, 1))
+        of_all = re.compile(matcher.replace("$model", ".*"))
+        assert all(of_all.fullmatch(app_name(name, hashes[0])) for name in ("helpful", *others))
+
+
 def test_a_look_at_a_replica_gives_all_it_saw():
     scorer = ArithmeticScorer(lambda prompt, completion: float(len(completion)), mean=2.0)
     scorer.reference = reference_of_scores(np.linspace(0.0, 4.0, 101).tolist(), hash="r", source="even")
@@ -73,6 +86,7 @@ def test_a_look_at_a_replica_gives_all_it_saw():
     assert values["rmray_failures", "blank_completion"] == 300
     # A prompt of one token before completions of one and four; one token of the first is shared.
     assert (values["rmray_tokens_asked",], values["rmray_tokens_computed",]) == (300 * 7, 300 * 6)
+    assert values["rmray_batched_tokens",] == 300 * 6
     assert [r.value for r in first if r.metric == "rmray_call_seconds"] == [0.25] * 300
     # Rewards -1 and 2, beside a reference whose own go from -1.7 to 1.7.
     assert (values["rmray_reward_mean",], values["rmray_reward_window",]) == (0.5, 600)
@@ -89,7 +103,7 @@ def test_a_look_at_a_replica_gives_all_it_saw():
 
 def test_a_batch_has_the_requests_that_it_ran_and_not_those_that_were_refused():
     observed = Observed()
-    observed.batch(SeenBatch(2, 10, 8, 0, forward_s=0.5, oldest_wait_s=0.0))
+    observed.batch(SeenBatch(2, 8, 10, 8, 0, forward_s=0.5, oldest_wait_s=0.0))
     refused = ScoreFailure(code="overloaded", message="")
     for _ in range(7):
         observed.call([ScoreRequest(prompt="p", completions=("x",))], [ScoreResponse(results=(refused,))], 0.0)

@@ -23,6 +23,9 @@ def encoded(prefix, *suffixes):
 def test_tokens_asked_are_those_of_whole_paths_and_computed_those_that_the_scorer_tells():
     batch = [encoded(10, 1, 2, 3), encoded(0, 5)]
     told = seen_batch(batch, ForwardTokens(30, 4), forward_s=0.5, oldest_wait_s=0.1)
+    assert told.queued_tokens == sum(e.num_tokens for e in batch) == 10 + 6 + 5, (
+        "by the queue's measure, not the model's"
+    )
     assert (told.asked_tokens, told.computed_tokens, told.padding_tokens) == (3 * 10 + 6 + 5, 30, 4)
     assert seen_batch(batch, None, forward_s=0.5, oldest_wait_s=0.1).computed_tokens == 10 + 6 + 5
 

@@ -12,6 +12,7 @@ import yaml
 
 from rmray.serving.app.cluster import free_port
 from tests.serving.live_metrics import load_the_app, node_endpoint
+from tests.serving.shutdown import shut_serve_down
 from tests.serving.test_metrics import alerts, dashboard_expressions
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
@@ -26,15 +27,13 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def deployed(ray_cluster, bundle_dir):
-    from ray import serve
-
     from rmray.serving.app import deploy, undeploy
     from rmray.serving.app.cluster import ensure_http
 
     ensure_http(free_port("127.0.0.1"))
     yield deploy(bundle_dir, name="tiny", cpus=1, drain_s=0.0, start_timeout_s=120)
     undeploy("tiny")
-    serve.shutdown()
+    shut_serve_down()
 
 
 @pytest.fixture
@@ -110,7 +109,8 @@ SOUND = {
     f'ray_rmray_failures_total{{{MODEL},code="non_finite"}}': "0+1x60",
     f'ray_rmray_failures_total{{{MODEL},code="overloaded"}}': "0+1x60",
     f"ray_rmray_queue_tokens{{{MODEL}}}": "5000x60",
-    f"ray_rmray_tokens_computed_total{{{MODEL}}}": "0+60000x60",
+    f"ray_rmray_tokens_computed_total{{{MODEL}}}": "0+960000x60",
+    f"ray_rmray_batched_tokens_total{{{MODEL}}}": "0+60000x60",
     f'ray_rmray_call_seconds_bucket{{{MODEL},le="1.0"}}': "0+60x60",
     f'ray_rmray_call_seconds_bucket{{{MODEL},le="10.0"}}': "0+60x60",
     f'ray_rmray_call_seconds_bucket{{{MODEL},le="+Inf"}}': "0+60x60",

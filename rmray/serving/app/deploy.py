@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray import cloudpickle, serve
+from ray import cloudpickle
 
 from rmray.config.serve import GATEWAY_APP, ServedModel, ServeOptions, check_name, check_share, serve_options
-from rmray.errors import ClusterError, ConfigError
-from rmray.serving.app.aliases import alias_actor, live_models, retire
+from rmray.errors import ConfigError
+from rmray.serving.app.aliases import alias_actor, live_models, move_name, remove_name, retire, set_canary
 from rmray.serving.app.apps import (
-    POLL_S,
     Tell,
-    app_message,
     app_status,
     choose_app,
     delete_app,
@@ -29,8 +27,8 @@ from rmray.serving.app.apps import (
     wait_until_sound,
 )
 from rmray.serving.app.claim import claimed
-from rmray.serving.app.cluster import check_asks_for_keys, check_capacity, ensure_http
-from rmray.serving.app.gateway import gateway_application
+from rmray.serving.app.cluster import check_capacity, ensure_http
+from rmray.serving.app.front import ensure_gateway
 from rmray.serving.app.health import CheckMaker
 from rmray.serving.app.recipes import Recipe, bundle_recipe
 from rmray.serving.app.record import remove_record, write_record
@@ -113,7 +111,6 @@ def _take_name(
 ) -> tuple[ServedModel, str | None, ServedModel | None]:
     """Start the recipe's app, see that it is sound, move the name or a share of it: what answers now, the URL, and what
     did before."""
-    aliases = alias_actor()
     before = live_models().get(name)
     if canary is not None and before is None:
         raise ConfigError(
@@ -121,7 +118,7 @@ def _take_name(
         )
     url = ensure_http(http_port)
     if url is not None:
-        _ensure_gateway(url)
+        ensure_gateway(url, timeout_s=options.start_timeout_s)
     digest = options_digest(options, recipe.settings)
     serving = [] if before is None else [before] if before.canary is None else [before, before.canary]
     app = choose_app(name, recipe.model_version, digest, serving)
@@ -151,8 +148,8 @@ def _take_name(
         raise
     start = cloudpickle.dumps((recipe, options.model_dump()))  # type: ignore[no-untyped-call]
     if canary is None:
-        return model, url, ray.get(aliases.move.remote(model, start))
-    return model, url, ray.get(aliases.set_canary.remote(model, start, canary))
+        return model, url, move_name(model, start)
+    return model, url, set_canary(model, start, canary)
 
 
 def drain(apps: Iterable[str], options: ServeOptions, tell: Tell) -> None:
@@ -172,10 +169,9 @@ def drain(apps: Iterable[str], options: ServeOptions, tell: Tell) -> None:
 def undeploy(name: str) -> None:
     """Take a name out of service: the alias first, then its apps, which answer what they have accepted; the gateway
     with the last one. ConfigError: no such name."""
-    aliases = alias_actor()
-    if ray.get(aliases.find.remote(name)) is not None:  # else what is written down is another cluster's
+    if ray.get(alias_actor().find.remote(name)) is not None:  # else what is written down is another cluster's
         remove_record(name)
-    model: ServedModel | None = ray.get(aliases.remove.remote(name))
+    model = remove_name(name)
     left = live_models()
     if model is None:
         raise ConfigError(f"nothing is served as {name!r}", why=f"served: {', '.join(sorted(left)) or 'none'}")
@@ -202,35 +198,3 @@ def _check_alike(serving: ServedModel, canary: ServedModel) -> None:
                 why="a caller would get rewards that cannot be compared, or have its token ids refused now and then",
                 next_step="serve it under a name of its own, or in place of the other, without --canary",
             )
-
-
-def _ensure_gateway(url: str) -> None:
-    while app_status(GATEWAY_APP) in ("NOT_STARTED", "DEPLOYING"):  # by somebody else, or declared
-        time.sleep(POLL_S)
-    if app_status(GATEWAY_APP) == "RUNNING":
-        check_asks_for_keys(url)
-        return
-    owner = next((n for n, a in _route_prefixes().items() if a == "/" and n != GATEWAY_APP), None)
-    if owner is not None:
-        raise ClusterError(
-            "the route / of this cluster's Serve belongs to another app",
-            where=owner,
-            next_step=f"take {owner} away with `serve.delete({owner!r})`, or use another cluster",
-        )
-    try:
-        serve.run(gateway_application(), name=GATEWAY_APP, route_prefix="/")
-    except RuntimeError as error:  # Serve's own, which says no more than that it failed
-        raise ClusterError(
-            "the gateway, which answers HTTP, does not start",
-            where=GATEWAY_APP,
-            why=app_message(GATEWAY_APP) or str(error),
-            next_step="mend it and serve again; where it is the API keys, put their file on every node",
-        ) from None
-
-
-def _route_prefixes() -> dict[str, str | None]:
-    from ray.serve.context import _get_global_client
-
-    client = _get_global_client(raise_if_no_controller_running=False)
-    details = client.get_serve_details() if client is not None else {}
-    return {name: app.get("route_prefix") for name, app in details.get("applications", {}).items()}

@@ -8,13 +8,14 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ray import serve
 from starlette.types import ASGIApp
 
-from rmray.config.serve import ALIAS_TTL_S, API_KEYS_ENV, SCORER_DEPLOYMENT, ServedModel
+from rmray.aliases import KnownAliases
+from rmray.config.serve import API_KEYS_ENV, SCORER_DEPLOYMENT, ServedModel
 from rmray.errors import RequestError
 from rmray.retry import Backoff, code_of_ray_error
 from rmray.schema import ScoreRequest, ScoreResponse
@@ -30,16 +31,16 @@ class HandleBackend:
 
     def __init__(self, push: Push) -> None:
         self._push = push
-        self._aliases = alias_actor()
-        self._models: dict[str, ServedModel] = {}
-        self._known_s = -ALIAS_TTL_S
+        self._aliases = KnownAliases(alias_actor)
         self._handles: dict[str, Any] = {}
         self._backoff = Backoff()
 
     async def models(self) -> list[ServedModel]:
-        if time.monotonic() - self._known_s >= ALIAS_TTL_S:
-            await self._refresh()
-        return list(self._models.values())
+        known = self._aliases.trusted()
+        if known is None:
+            known = await self._aliases.ask()
+        self._forget_handles(known.values())
+        return list(known.values())
 
     async def score(
         self, model: ServedModel, requests: Sequence[ScoreRequest], *, timeout_s: float
@@ -65,10 +66,10 @@ class HandleBackend:
             self._push(Reading("rmray_http_retries", 1, {"code": code}))
             await asyncio.sleep(delay_s)
             if code == "stale":
-                await self._refresh()
-                if model.name not in self._models:
+                known = await self._aliases.ask()
+                if model.name not in known:
                     raise RequestError("unknown_model", f"{model.name!r} is served no longer")
-                model = self._models[model.name]
+                model = known[model.name]
         raise AssertionError("unreachable: itertools.count has no end")
 
     async def _call(self, app: str, requests: Sequence[ScoreRequest], timeout_s: float) -> list[ScoreResponse]:
@@ -89,11 +90,11 @@ class HandleBackend:
                 response.cancel()
             raise
 
-    async def _refresh(self) -> None:
-        self._models = await self._aliases.all.remote()
-        self._known_s = time.monotonic()
-        apps = set().union(*(model.apps for model in self._models.values()))
-        self._handles = {app: handle for app, handle in self._handles.items() if app in apps}
+    def _forget_handles(self, models: Iterable[ServedModel]) -> None:
+        """Of apps that answer for no name any more."""
+        apps = set().union(*(model.apps for model in models))
+        if not self._handles.keys() <= apps:
+            self._handles = {app: handle for app, handle in self._handles.items() if app in apps}
 
 
 def build_gateway() -> ASGIApp:

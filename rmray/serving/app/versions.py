@@ -14,7 +14,7 @@ from ray import cloudpickle
 
 from rmray.config.serve import ServedModel, ServeOptions, serve_options
 from rmray.errors import BundleError, ConfigError
-from rmray.serving.app.aliases import Alias, alias_actor, live_models
+from rmray.serving.app.aliases import Alias, alias_actor, live_models, move_name
 from rmray.serving.app.apps import Tell
 from rmray.serving.app.claim import claimed
 from rmray.serving.app.cluster import ensure_http
@@ -55,7 +55,7 @@ def promote(name: str, *, http_port: int | None = None, tell: Tell = lambda _: N
             next_step = "start one with `rmray serve --bundle B --canary SHARE`"
             raise ConfigError(f"{name!r} has no canary", next_step=next_step)
         write_record(name, *_read_start(alias.start_canary))
-        ray.get(alias_actor().move.remote(canary, alias.start_canary))
+        move_name(canary, alias.start_canary)
     _drain(alias.model, alias.start, tell)
     return Deployed(canary, ensure_http(http_port), alias.model.model_version)
 

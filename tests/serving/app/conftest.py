@@ -4,20 +4,19 @@ import pytest
 
 from rmray.client import RewardClient
 from tests.serving.app.versions import deploy
+from tests.serving.shutdown import shut_serve_down
 
 
 @pytest.fixture(scope="package")
 def url(ray_cluster):
     """The URL of the gateway, with `alpha` served at v1; all of Serve goes down after."""
-    from ray import serve
-
     from rmray.serving.app import undeploy
     from rmray.serving.app.cluster import ensure_http, free_port
 
     ensure_http(free_port("127.0.0.1"))
     yield deploy("alpha", "v1").url
     undeploy("alpha")
-    serve.shutdown()
+    shut_serve_down()
 
 
 @pytest.fixture(scope="package")

@@ -5,7 +5,8 @@ from functools import partial
 import pytest
 
 from rmray.client import RewardClient
-from tests.serving.app.versions import deploy, drifting, golden_of_length, raws, running_replicas, wait_until
+from tests.serving.app.versions import deploy, drifting, golden_of_length, raws, running_replicas
+from tests.waiting import wait_for
 
 
 @pytest.mark.usefixtures("url")
@@ -18,6 +19,6 @@ def test_a_scorer_that_drifts_is_replaced(tmp_path):
         assert raws(client.score_group("p", ["ab"])) == [2.0]
         (first,) = running_replicas("drifting")
         (tmp_path / (tmp_path / "pid").read_text()).touch()
-        wait_until(lambda: (now := running_replicas("drifting")) and now != [first])
+        wait_for(lambda: (now := running_replicas("drifting")) and now != [first], timeout_s=40, what="another replica")
         assert raws(client.score_group("p", ["ab"])) == [2.0]
     undeploy("drifting")

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from rmray.client import RewardClient
-from tests.serving.app.versions import QUICK, deploy, gated, raws, running_replicas, wait_until
+from tests.serving.app.versions import QUICK, deploy, gated, raws, running_replicas
+from tests.waiting import wait_for
 
 FAST = {
     "metrics_interval_s": 0.2,
@@ -27,7 +28,7 @@ def test_none_where_nobody_asks_one_for_the_first_call_and_more_for_a_load(url, 
     factory = partial(gated, str(tmp_path))
     deploy("growing", "v1", factory, min_replicas=0, max_replicas=2, target_tokens=100, max_ongoing_requests=2, **FAST)
     try:
-        wait_until(lambda: running_replicas("growing") == [])
+        wait_for(lambda: running_replicas("growing") == [], timeout_s=40, what="no replica")
         (tmp_path / "open").touch()
         body = {"model": "growing", "items": [{"prompt": "p", "completions": ["by http"]}], "timeout_s": 60}
         with RewardClient.connect("growing", timeout_s=60) as client, ThreadPoolExecutor(9) as callers:
@@ -37,7 +38,7 @@ def test_none_where_nobody_asks_one_for_the_first_call_and_more_for_a_load(url, 
 
             (tmp_path / "open").unlink()
             calls = [callers.submit(client.score_group, "p", ["x" * 50]) for _ in range(8)]
-            wait_until(lambda: len(running_replicas("growing")) == 2)
+            wait_for(lambda: len(running_replicas("growing")) == 2, timeout_s=40, what="two replicas")
             (tmp_path / "open").touch()
             assert [raws(call.result()) for call in calls] == [[50.0]] * 8
     finally:
@@ -61,9 +62,9 @@ def test_sigterm_lets_what_was_accepted_be_answered(tmp_path):
         assert ready.wait(60)
         with RewardClient.connect("ending", timeout_s=60) as client, ThreadPoolExecutor(1) as caller:
             call = caller.submit(client.score_group, "p", ["abcd"])
-            wait_until((tmp_path / "entered").exists)
+            wait_for((tmp_path / "entered").exists, timeout_s=40, what="a forward that has begun")
             os.kill(os.getpid(), signal.SIGTERM)
-            wait_until(lambda: "ending" not in served_models())
+            wait_for(lambda: "ending" not in served_models(), timeout_s=40, what="a name taken out of service")
             (tmp_path / "open").touch()
             answers.extend(raws(call.result()))
 

@@ -11,9 +11,10 @@ import pytest
 from rmray.cli import main
 from rmray.client import RewardClient
 from rmray.config import load_config
-from rmray.config.serve import SERVED_DIR_ENV, ServeConfig, serve_options
+from rmray.config.serve import GATEWAY_APP, SERVED_DIR_ENV, ServeConfig, serve_options
 from rmray.errors import ClusterError, ConfigError
-from tests.serving.app.versions import QUICK, apps_of, arithmetic, deploy, raws, wait_until
+from tests.serving.app.versions import QUICK, apps_of, arithmetic, deploy, raws
+from tests.waiting import wait_for
 
 SMALL = {"timeout_s": 60, "max_call_completions": 64}
 
@@ -108,7 +109,7 @@ def test_an_app_that_nobody_resolves_to_goes_and_its_name_is_not_taken():
 
     start_app("left-v1", Recipe(partial(arithmetic, "v1"), "v1"), serve_options(cpus=0.1))
     assert choose_app("left", "v1", "digest", []) == "left-v1-1"
-    wait_until(lambda: app_status("left-v1") is None)
+    wait_for(lambda: app_status("left-v1") is None, timeout_s=40, what="the end of an app")
 
 
 def test_what_another_cluster_wrote_down_stays_where_the_name_is_not_served_here(url, served_dir):
@@ -127,7 +128,7 @@ def test_what_was_served_comes_back_by_itself_on_a_cluster_that_declares_it(url,
     from ray.serve.schema import ServeDeploySchema
 
     from rmray.serving.app import served_models, undeploy
-    from rmray.serving.app.aliases import alias_actor
+    from rmray.serving.app.aliases import alias_actor, set_canary
     from rmray.serving.app.recipes import bundle_recipe
     from rmray.serving.app.record import restore, write_record
 
@@ -142,6 +143,8 @@ def test_what_was_served_comes_back_by_itself_on_a_cluster_that_declares_it(url,
     }
     client = _get_global_client()
     client.deploy_apps(ServeDeploySchema.parse_obj({"applications": [declared]}), _blocking=True)
+    sources = {app: client.get_serve_details()["applications"][app]["source"] for app in ("rmray-models", GATEWAY_APP)}
+    assert sources == {"rmray-models": "declarative", GATEWAY_APP: "imperative"}, "by which it is told who mends one"
     assert served_models()["again"].model_version == recipe.model_version
     with RewardClient.connect("again", timeout_s=30) as again:
         assert again.score_group("The quick brown fox ", ["rests."])[0].model_version == recipe.model_version
@@ -150,9 +153,8 @@ def test_what_was_served_comes_back_by_itself_on_a_cluster_that_declares_it(url,
     assert main(["serve", "--restore", str(served_dir), "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out.splitlines()[-1])["served"]
     assert (told["app"], served_models()["again"].app) == (app, app), "what is served already stays as it is"
-    aliases = alias_actor()
-    ray.get(aliases.set_canary.remote(replace(served_models()["again"], app="alpha-v1"), b"", 0.5))
+    set_canary(replace(served_models()["again"], app="alpha-v1"), b"", 0.5)
     restore(served_dir)
     assert served_models()["again"].apps == {app, "alpha-v1"}, "a canary's trial goes on"
-    ray.get(aliases.drop_canary.remote("again", "alpha-v1"))
+    ray.get(alias_actor().drop_canary.remote("again", "alpha-v1"))
     undeploy("again")

@@ -1,14 +1,13 @@
 """Versions of a scorer by arithmetic, deployed with small means. Used by the tests of this folder."""
 
 import os
-import threading
-import time
 from functools import partial
 from pathlib import Path
 
 from rmray.errors import BundleError
 from rmray.schema import ScoreFailure, ScoreRequest
 from tests.fakes import ArithmeticScorer
+from tests.waiting import wait_for
 
 QUICK = {"cpus": 0.1, "drain_s": 1.5, "start_timeout_s": 60.0}
 
@@ -29,7 +28,7 @@ class Gated(ArithmeticScorer):
     def forward(self, batch):
         if batch[0].request.id != "probe":
             (self._folder / "entered").touch()
-            wait_until((self._folder / "open").exists)
+            wait_for((self._folder / "open").exists, timeout_s=40, what="leave to end the forward")
         return super().forward(batch)
 
 
@@ -56,18 +55,6 @@ def golden_of_length(scorer):
             raise BundleError("the golden scores differently", why=f"{raw.tolist()} here, 3.0 in the bundle")
 
     return check
-
-
-def wait_until(holds, timeout_s=40.0):
-    """Look again and again until it holds."""
-    deadline_s = time.monotonic() + timeout_s
-    while not (found := holds()):
-        assert time.monotonic() < deadline_s, "it never came to hold"
-        _PAUSE.wait(0.05)
-    return found
-
-
-_PAUSE = threading.Event()
 
 
 def broken(version):

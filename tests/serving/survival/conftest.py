@@ -10,6 +10,7 @@ import pytest
 
 from rmray.errors import BundleError
 from tests.models.bundle.conftest import bundle_dir, export, member_dirs, model_dir
+from tests.serving.shutdown import shut_serve_down
 from tests.serving.survival.load import PacedScorer
 
 __all__ = ["bundle_dir", "export", "member_dirs", "model_dir"]
@@ -20,13 +21,11 @@ FAST = 1e6
 
 @pytest.fixture(scope="package")
 def serving(ray_cluster: None) -> Iterator[None]:
-    from ray import serve
-
     from rmray.serving.app.cluster import ensure_http, free_port
 
     ensure_http(free_port("127.0.0.1"))
     yield
-    serve.shutdown()
+    shut_serve_down()
 
 
 @pytest.fixture
