@@ -57,7 +57,7 @@ def watched(app: str, *, clock: Callable[[], float] = time.perf_counter) -> Iter
             states = {r["replica_id"]: r["state"] for r in deployment["replicas"]}
             running = frozenset(i for i, state in states.items() if state == RUNNING)
             starting = frozenset(i for i, state in states.items() if state == STARTING)
-            looks.append(ReplicaLook(clock(), int(deployment["target_num_replicas"]), running, starting))
+            looks.append(ReplicaLook(clock(), running, starting))
             done.wait(POLL_S)
 
     thread = threading.Thread(target=watch, name="watch", daemon=True)

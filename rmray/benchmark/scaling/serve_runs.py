@@ -34,7 +34,6 @@ class ScaledRun:
 
     calls: Loop
     counts: Counts
-    targets: Counts
     starts_s: tuple[float, ...]
     load_average: float
 
@@ -100,7 +99,6 @@ def run_step(
     return ScaledRun(
         loop,
         counts_of([(look.now_s - loop.start_s, len(look.running)) for look in seen]),
-        counts_of([(look.now_s - loop.start_s, look.target) for look in seen]),
         start_seconds(looks),
         average,
     )

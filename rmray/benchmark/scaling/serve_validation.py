@@ -115,12 +115,6 @@ class ServeValidationReport:
         """Simulated over real: the median of the rounds."""
         return statistics.median(c.ratio(name) for c in self.comparisons if c.case == case)
 
-    def lag(self, name: str) -> tuple[float | None, float | None]:
-        """Real and simulated, medians of the rounds; None where some round never came to it."""
-        return _median([s.real_lags_s[name] for s in self.steps]), _median(
-            [s.simulated_lags_s[name] for s in self.steps]
-        )
-
     @property
     def holds(self) -> bool:
         """Whether throughput and median latency are within WITHIN in every case."""

@@ -1,6 +1,6 @@
 """What a series of looks at replicas says: counts over time, how long starts took, when a count was reached. Pure.
 
-Called by `serve_runs` and `served`.
+Called by `serve_runs` and `serve_validation`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ class ReplicaLook:
     """Serve's account at one time. running, starting: replicas by their ids."""
 
     now_s: float
-    target: int
     running: frozenset[str]
     starting: frozenset[str]
 
