@@ -26,6 +26,9 @@ def scaling_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--targets", nargs="+", type=float, metavar="X", help="target_tokens over max_batch_tokens")
     parser.add_argument("--processes", type=count, default=1, metavar="N")
     parser.add_argument("--paced", action="store_true", help="of --validate: forwards sleep, as long as a model says")
+    parser.add_argument(
+        "--serve", action="store_true", help="of --validate: real Ray Serve replicas, whose forwards sleep"
+    )
     parser.add_argument("--rounds", type=count, metavar="N", help="of --validate")
     parser.add_argument("--run-s", type=float, metavar="S", help="of one case of --validate")
     parser.add_argument("--seed", type=int, metavar="N")
@@ -33,7 +36,9 @@ def scaling_arguments(parser: ArgumentParser) -> None:
 
 def run_scaling(arguments: Namespace) -> Mapping[str, Any]:
     _check_shape(arguments.model)
-    return _validate(arguments) if arguments.validate else _compare(arguments)
+    if not arguments.validate:
+        return _compare(arguments)
+    return _validate_serve(arguments) if arguments.serve else _validate(arguments)
 
 
 def _compare(arguments: Namespace) -> Mapping[str, Any]:
@@ -71,4 +76,17 @@ def _validate(arguments: Namespace) -> Mapping[str, Any]:
     report = validate(settings, say=tell)
     print_validation(report)
     save_json(Path(arguments.output), f"scaling-validation{'-paced' if arguments.paced else ''}", report.to_json())
+    return report.to_json()
+
+
+def _validate_serve(arguments: Namespace) -> Mapping[str, Any]:
+    from rmray.benchmark.report import save_json
+    from rmray.benchmark.scaling.plots import print_serve_validation
+    from rmray.benchmark.scaling.serve_compare import validate_serve
+    from rmray.benchmark.scaling.serve_validation import ServeValidationSettings
+
+    settings = ServeValidationSettings(**_given(arguments, _VALIDATION_OPTIONS))
+    report = validate_serve(settings, say=tell)
+    print_serve_validation(report)
+    save_json(Path(arguments.output), "scaling-validation-serve", report.to_json())
     return report.to_json()

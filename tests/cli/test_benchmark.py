@@ -165,12 +165,13 @@ def test_options_of_growth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 
 def test_options_of_scaling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from rmray.benchmark.scaling import grid, plots, validation
+    from rmray.benchmark.scaling import grid, plots, serve_compare, serve_validation, validation
 
     seen: list[Any] = []
     monkeypatch.setattr(grid, "run_grid", lambda *a, **k: seen.append((a, k)) or Told())
     monkeypatch.setattr(validation, "validate", lambda settings, **k: seen.append(settings) or Told())
-    for name in ("print_grid", "print_validation"):
+    monkeypatch.setattr(serve_compare, "validate_serve", lambda settings, **k: seen.append(settings) or Told())
+    for name in ("print_grid", "print_validation", "print_serve_validation"):
         monkeypatch.setattr(plots, name, lambda report: None)
     monkeypatch.setattr(plots, "plot_grid", lambda report, directory: None)
     words = "--actors 9 --max-replicas 2 --start-s 3 --targets 0.5 2 --workload rollouts-8"
@@ -182,4 +183,7 @@ def test_options_of_scaling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     words = "--validate --model 30m --rounds 2 --run-s 1"
     assert main(["benchmark", "scaling", *words.split(), "--output", str(tmp_path)]) == 0
     assert seen[1] == validation.ValidationSettings(model="30m", rounds=2, run_s=1.0)
+    words = "--validate --serve --rounds 1 --run-s 2"
+    assert main(["benchmark", "scaling", *words.split(), "--output", str(tmp_path)]) == 0
+    assert seen[2] == serve_validation.ServeValidationSettings(rounds=1, run_s=2.0)
     assert main(["benchmark", "scaling", "--workload", "none", "--output", str(tmp_path)]) == 2

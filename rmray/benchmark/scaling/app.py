@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from rmray.benchmark.scaling.autoscaler import CONTROL_S, Autoscaler, LoadReports
+from rmray.benchmark.scaling.autoscaler import Autoscaler, LoadReports
 from rmray.benchmark.scaling.events import Events, every
 from rmray.benchmark.scaling.load import Call
 from rmray.benchmark.scaling.records import Deployment, Look, Outcome
@@ -46,13 +46,15 @@ class SimulatedApp:
         self._tokens_open = 0
         scaling = deployment.scaling
         self._target = deployment.replicas
+        self._starts_s = iter(deployment.starts_s)
         if scaling:
             self._reports, self._autoscaler = LoadReports(scaling.look_back_s), Autoscaler(scaling)
-            every(self.events, scaling.record_s, self._note_handles)
-            every(self.events, scaling.metrics_interval_s, lambda: self._push(HANDLES))
-            every(self.events, CONTROL_S, self._control)
         for _ in range(self._target):
             self._start(ready_s=0.0)
+        if scaling:
+            every(self.events, scaling.record_s, self._note_handles)
+            every(self.events, scaling.metrics_interval_s, lambda: self._push(HANDLES))
+            every(self.events, scaling.control_s, self._control)
 
     # Clients
 
@@ -166,7 +168,7 @@ class SimulatedApp:
         )
         staying = [m for m in self.members if not m.drains and not m.gone]
         for _ in range(target - len(staying)):
-            self._start(self.deployment.start_s)
+            self._start(next(self._starts_s, self.deployment.start_s))
         # Those that have not started yet go first, then the youngest.
         for member in sorted(staying, key=lambda m: (m.ready_s is not None, -m.asked_s))[
             : max(0, len(staying) - target)

@@ -20,12 +20,12 @@ from rmray.serving.scaling import DeploymentLoad, desired_replicas
 RECORD_SHARE = 0.2
 """RAY_SERVE_AUTOSCALING_METRIC_RECORD_INTERVAL_FACTOR: a point is noted after this share of the look-back."""
 CONTROL_S = 1.0
-"""The controller decides this often; Serve's does every 0.1 s."""
+"""Serve's controller decides every 0.1 s, which beside delays of 10 s and more is only dearer to simulate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingSettings:
-    """As in `config.serve.ServeOptions`."""
+    """As in `config.serve.ServeOptions`; but control_s: the controller decides this often."""
 
     min_replicas: int = 1
     max_replicas: int = 64
@@ -33,6 +33,7 @@ class ScalingSettings:
     upscale_delay_s: float = 10.0
     downscale_delay_s: float = 600.0
     metrics_interval_s: float = 2.0
+    control_s: float = CONTROL_S
 
     @property
     def look_back_s(self) -> float:

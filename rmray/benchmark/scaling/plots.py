@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rmray.benchmark.scaling.grid import WITHIN, GridCell, GridReport, Policy
+from rmray.benchmark.scaling.serve_validation import ServeValidationReport
 from rmray.benchmark.scaling.validation import FIGURES, ValidationReport
 from rmray.benchmark.scaling.validation import WITHIN as VALID_WITHIN
 
@@ -96,6 +97,61 @@ def print_validation(report: ValidationReport) -> None:
         "over what that fit says, least and greatest round.",
         highlight=False,
     )
+
+
+def print_serve_validation(report: ServeValidationReport) -> None:
+    """One row a case, medians of the rounds; then the load step."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rmray.benchmark.report import TABLE_WIDTH
+
+    console = Console(width=max(Console().width, TABLE_WIDTH))
+    settings = report.settings
+    title = f"simulated over real Ray Serve, medians of {settings.rounds} rounds of {settings.run_s:g} s"
+    table = Table(title=title, title_justify="left")
+    table.add_column("case")
+    for heading in ("calls/s", "p50 ms", "p99 ms", "throughput", "mean", "p50", "p99", "load average"):
+        table.add_column(heading, justify="right")
+    steps = tuple(step.calls for step in report.steps)
+    for case in dict.fromkeys(c.case for c in (*report.comparisons, *steps)):
+        rounds = [c for c in (*report.comparisons, *steps) if c.case == case]
+        calls_per_s, p50_s, p99_s = (
+            statistics.median(getattr(c.real, name) for c in rounds) for name in ("calls_per_s", "p50_s", "p99_s")
+        )
+        ratios = [statistics.median(c.ratio(name) for c in rounds) for name in FIGURES]
+        loads = [c.load_average for c in rounds]
+        table.add_row(
+            case,
+            f"{calls_per_s:.1f}",
+            f"{1000 * p50_s:.0f}",
+            f"{1000 * p99_s:.0f}",
+            *(f"{ratio:.2f}" for ratio in ratios),
+            f"{min(loads):.0f}-{max(loads):.0f}",
+        )
+    console.print(table)
+    for step in report.steps:
+        lags = ", ".join(
+            f"{name} {_seconds(real)} ({_seconds(step.simulated_lags_s[name])})"
+            for name, real in step.real_lags_s.items()
+        )
+        console.print(
+            f"Load step, round {step.round + 1}: starts {', '.join(map(_seconds, step.starts_s))} s; replicas, seconds "
+            f"from the step, or from its end back, real (simulated): {lags}; replica-seconds "
+            f"{step.real_replica_s:.0f} ({step.simulated_replica_s:.0f}).",
+            highlight=False,
+        )
+    held = "are" if report.holds else "are NOT all"
+    beside = ", ".join(f"{1000 * call_s:.0f} ms with {n} replicas" for n, call_s in report.call_s.items())
+    console.print(
+        f"Throughput and median latency of replicas that stay {held} within {VALID_WITHIN:.0%} of the real ones. "
+        f"Beside its forward a call takes {beside}.",
+        highlight=False,
+    )
+
+
+def _seconds(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{seconds:.1f}"
 
 
 def _policy_texts(policy: Policy) -> list[str]:

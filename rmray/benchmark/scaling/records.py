@@ -11,8 +11,9 @@ from rmray.benchmark.scaling.cost import ForwardCost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """What is served and how. start_s: from the decision to a replica that answers. call_s: of a call on its way there
-    and back. replicas: at the start. scaling: None for a number that stays."""
+    """What is served and how. start_s: from the decision to a replica that answers. starts_s: of the first replicas
+    that are started, one each, in place of that. call_s: of a call on its way there and back. replicas: at the start.
+    scaling: None for a number that stays."""
 
     cost: ForwardCost
     scaling: ScalingSettings | None = None
@@ -22,6 +23,7 @@ class Deployment:
     patience_s: float = 1.0
     max_ongoing_requests: int = 32
     start_s: float = 8.0
+    starts_s: tuple[float, ...] = ()
     call_s: float = 0.005
 
 

@@ -50,10 +50,14 @@ def simulate_arrivals(
     *,
     timeout_s: float = 300.0,
     num_handles: int = 1,
+    rest_s: float = 0.0,
+    look_s: float = LOOK_S,
     seed: int = 0,
 ) -> Outcome:
-    """Calls that come at given times, whoever waits, by handles in turn; until the last one is answered."""
+    """Calls that come at given times, whoever waits, by handles in turn; until the last one is answered, and `rest_s`
+    after that. look_s: the state is noted so often."""
     app = SimulatedApp(deployment, seed=seed)
+    every(app.events, look_s, lambda: app.look(app.num_open))
     handles = itertools.cycle([app.handle() for _ in range(num_handles)])
     last_s = max((when_s for when_s, _ in arrivals), default=0.0)
 
@@ -66,15 +70,15 @@ def simulate_arrivals(
     app.events.run_until(last_s)
     while app.num_open:
         app.events.run_until(app.events.now_s + 0.01)
-    return app.run(app.events.now_s)
+    return app.run(app.events.now_s + rest_s)
 
 
 def simulate_callers(
-    deployment: Deployment, orders: Sequence[Sequence[Group]], *, end_s: float, seed: int = 0
+    deployment: Deployment, orders: Sequence[Sequence[Group]], *, end_s: float, num_handles: int = 1, seed: int = 0
 ) -> Outcome:
-    """Callers in a closed loop, each asking for its groups in order, over and over."""
+    """Callers in a closed loop by handles in turn, each asking for its groups in order, over and over."""
     app = SimulatedApp(deployment, seed=seed)
-    for order in orders:
-        handle = app.handle()
+    handles = itertools.cycle([app.handle() for _ in range(num_handles)])
+    for order, handle in zip(orders, handles, strict=False):
         Caller(app.events, lambda call, handle=handle: app.send(handle, call), order, deployment.call_s).ask()  # type: ignore[misc]
     return app.run(end_s)
