@@ -74,12 +74,13 @@ def run_growth(arguments: Namespace) -> Result:
 
     from rmray.benchmark import growth
     from rmray.benchmark.growth_data import DataSettings
+    from rmray.benchmark.growth_sweeps import QUICK_SWEEPS, SWEEPS
     from rmray.benchmark.plots_growth import plot_growth, print_growth
     from rmray.benchmark.report import save_json
     from rmray.benchmark.settings import choose_rows
 
     quick = arguments.quick
-    known = growth.QUICK_SWEEPS if quick else growth.SWEEPS
+    known = QUICK_SWEEPS if quick else SWEEPS
     names = choose_rows((*known, "data"), arguments.sweep, None)
     data = DataSettings.quick() if quick else DataSettings()
     data = replace(

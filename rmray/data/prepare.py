@@ -7,9 +7,7 @@ range of each, so that nothing is shuffled through the object store and two CPUs
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import shutil
 import uuid
 from collections import Counter
@@ -22,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 
 from rmray.config.train import DataConfig, TrainConfig
 from rmray.connect import connected
+from rmray.data.execution import dataset_rows, quiet_data_context
 from rmray.data.inputs import PreparePlan, find_inputs, input_entry
 from rmray.data.keys import Keys, holdout_limit, window_bounds
 from rmray.data.ledger import check_content, check_kept, check_quarantined, check_sum, format_ledger, write_quarantine
@@ -37,7 +36,7 @@ from rmray.data.sources.records import KINDS
 from rmray.data.staging import raw_tables, stage_batch
 from rmray.data.tokenizer import load_base_tokenizer, load_tokenizer, tokenizer_hash
 from rmray.data.windows import Holdout, part_keys, write_windows
-from rmray.errors import DataError, RmrayError
+from rmray.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,13 +44,10 @@ if TYPE_CHECKING:
 __all__ = ["PreparedSet", "format_ledger", "prepare", "prepare_for", "rules_of"]
 
 PART_ROWS = 2048  # rows that an actor turns into one part
-BLOCK_BYTES = 8 * 2**20  # small blocks, for small object stores
 # Logical: one reader and one actor fit on a single CPU, one reader and two actors on two.
 READER_CPUS, ACTOR_CPUS = 0.25, 0.75
 BYTES_PER_ACTOR = 4 * 2**20  # of input: smaller sets start fewer actors, each costs seconds to start
 WINDOWS_PER_TASK = 16
-# Plans and resource use of each execution; a warning that progress bars, which we turn off, are off.
-_LOG_LEVELS = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,34 +294,3 @@ def _write(batch: Any, *, tasks: Any) -> dict[str, list[str]]:
     task = ray.get(tasks)[batch["task"][0].as_py()]
     windows, notes = write_windows(**task)
     return {"result": [json.dumps({"split": task["split"], "windows": [asdict(w) for w in windows], "notes": notes})]}
-
-
-def dataset_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    """Rows of a dataset; an rmray error of a task comes out as itself."""
-    try:
-        yield from dataset.iter_rows()
-    except Exception as error:  # Ray wraps what a task raised
-        cause: BaseException | None = error
-        while cause is not None and (not isinstance(cause, RmrayError) or hasattr(cause, "cause")):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is None:
-            raise
-        raise cause from None
-
-
-@contextlib.contextmanager
-def quiet_data_context() -> Iterator[None]:
-    """Small blocks, no progress bars: the ledger is what we print. The caller's own context is left as it was."""
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.target_max_block_size = BLOCK_BYTES
-    before = {name: logging.getLogger(name).level for name in _LOG_LEVELS}
-    for name, level in _LOG_LEVELS.items():
-        logging.getLogger(name).setLevel(level)
-    try:
-        with DataContext.current(context):
-            yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)

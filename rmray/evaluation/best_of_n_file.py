@@ -12,8 +12,7 @@ from typing import Any
 
 from rmray.data.keys import hash64
 from rmray.data.requests import read_requests
-from rmray.errors import RowError
-from rmray.evaluation.score_file import CHUNK_ROWS, NumberedRequest, checked_inputs, new_file
+from rmray.evaluation.score_file import NumberedRequest, ask_rows, checked_inputs, new_file
 from rmray.evaluation.source import RewardSource
 from rmray.metrics.best_of_n import kl_of_best_of_n
 from rmray.schema import Content, ItemResult, ScoreFailure, ScoreRequest, ScoreResult, Steps, TokenIds
@@ -84,29 +83,23 @@ def best_rows(
     seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """One JSON-able object a row, in order. counts, errors, worth: added to, as `best_of_n_file` returns them."""
-    rows = iter(rows)
-    while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
+
+    def places_of(row_id: str, request: ScoreRequest) -> list[int]:
+        return draw(row_id, len(request.completions), seed)[:n]
+
+    def ask(row_id: str, request: ScoreRequest) -> ScoreRequest:
         # In the order of the draw: what a tie is decided by, and a judge sees no order of the file either.
-        drawn = {
-            i: draw(row_id, len(request.completions), seed)[:n]
-            for i, (row_id, _, request) in enumerate(chunk)
-            if isinstance(request, ScoreRequest)
-        }
-        asked = [_of(chunk[i][2], places) for i, places in drawn.items()]
-        responses = iter(source.score(asked))
-        for i, (row_id, line, request) in enumerate(chunk):
-            counts["rows"] += 1
-            answer: dict[str, Any] = {"row_id": row_id, "line": line}
-            if isinstance(request, RowError):
-                counts["failed"] += 1
-                errors[request.code] += 1
-                yield {**answer, "error": {"code": request.code, "message": request.what}}
-                continue
-            if request.id is not None:
-                answer["id"] = request.id
-            results = dict(zip(drawn[i], next(responses).results, strict=True))
-            errors.update(r.code for r in results.values() if isinstance(r, ScoreFailure))
-            yield {**answer, **_pick(request, results, counts, worth)}
+        return _of(request, places_of(row_id, request))
+
+    for head, answered in ask_rows(source, rows, errors=errors, ask=ask):
+        counts["rows"] += 1
+        if answered is None:
+            counts["failed"] += 1
+            yield head
+            continue
+        request, results = answered
+        by_place = dict(zip(places_of(head["row_id"], request), results, strict=True))
+        yield {**head, **_pick(request, by_place, counts, worth)}
 
 
 def draw(row_id: str, count: int, seed: int) -> list[int]:
@@ -114,9 +107,8 @@ def draw(row_id: str, count: int, seed: int) -> list[int]:
     return sorted(range(count), key=lambda k: hash64([seed, row_id, k]))
 
 
-def _of(request: ScoreRequest | RowError, places: Sequence[int]) -> ScoreRequest:
+def _of(request: ScoreRequest, places: Sequence[int]) -> ScoreRequest:
     """The request for the completions at these places, in this order."""
-    assert isinstance(request, ScoreRequest)
     return replace(
         request,
         completions=tuple(request.completions[k] for k in places),

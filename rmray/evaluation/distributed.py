@@ -21,7 +21,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from rmray.connect import connected
-from rmray.data.prepare import dataset_rows, quiet_data_context
+from rmray.data.execution import dataset_rows, quiet_data_context
 from rmray.data.sources import InputFile, find_files, parse_row, record_from_row
 from rmray.data.staging import raw_tables
 from rmray.errors import RmrayError, RowError

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rmray.data.requests import read_requests
-from rmray.errors import ConfigError, DataError, RowError
-from rmray.evaluation.score_file import CHUNK_ROWS, NumberedRequest, checked_inputs, new_file
+from rmray.errors import ConfigError, DataError
+from rmray.evaluation.score_file import NumberedRequest, ask_rows, checked_inputs, new_file
 from rmray.evaluation.source import RewardSource
-from rmray.schema import Content, ItemResult, ScoreFailure, ScoreRequest, ScoreResult, Steps, TokenIds, plain_text
+from rmray.schema import Content, ItemResult, ScoreRequest, ScoreResult, Steps, TokenIds, plain_text
 
 PAIRS_NAME = "pairs.jsonl"
 
@@ -70,25 +70,19 @@ def label_rows(
     min_margin: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
     """One JSON-able object a labelled pair, row after row. counts, errors: added to, as `label_file` returns them."""
-    rows = iter(rows)
-    while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
-        requests: list[ScoreRequest] = []
-        for _, _, request in chunk:
-            counts["rows"] += 1
-            if isinstance(request, RowError):
-                counts["bad_rows"] += 1
-                errors[request.code] += 1
-            else:
-                requests.append(request)
-        for request, response in zip(requests, source.score(requests), strict=True):
-            errors.update(r.code for r in response.results if isinstance(r, ScoreFailure))
-            for i, j in itertools.combinations(range(len(request.completions)), 2):
-                margin = _margin(response.results[i], response.results[j])
-                verdict = _verdict(margin, min_margin)
-                counts[verdict] += 1
-                if margin is not None and verdict == "pairs":
-                    better, worse = (i, j) if margin > 0 else (j, i)
-                    yield _pair(request, better, worse, abs(margin), source.info.model_version)
+    for _, answered in ask_rows(source, rows, errors=errors):
+        counts["rows"] += 1
+        if answered is None:
+            counts["bad_rows"] += 1
+            continue
+        request, results = answered
+        for i, j in itertools.combinations(range(len(results)), 2):
+            margin = _margin(results[i], results[j])
+            verdict = _verdict(margin, min_margin)
+            counts[verdict] += 1
+            if margin is not None and verdict == "pairs":
+                better, worse = (i, j) if margin > 0 else (j, i)
+                yield _pair(request, better, worse, abs(margin), source.info.model_version)
 
 
 def _margin(one: ItemResult, other: ItemResult) -> float | None:

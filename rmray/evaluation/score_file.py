@@ -19,7 +19,7 @@ from rmray.evaluation.source import RewardSource, ScorerSource
 from rmray.models.bundle import load_bundle
 from rmray.models.bundle.load import default_device
 from rmray.result_json import result_to_json
-from rmray.schema import ScoreFailure, ScoreRequest
+from rmray.schema import ItemResult, ScoreFailure, ScoreRequest, ScoreResult
 
 SCORES_NAME = "scores.jsonl"
 CHUNK_ROWS = 256  # rows scored together, long with long
@@ -109,23 +109,42 @@ def score_rows(
     source: RewardSource, rows: Iterable[NumberedRequest], *, counts: Counter[str], errors: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """One JSON-able object a row, in order. counts, errors: added to; `errors` counts rows and completions by code."""
+    for head, answered in ask_rows(source, rows, errors=errors):
+        counts["rows"] += 1
+        if answered is None:
+            counts["bad_rows"] += 1
+            yield head
+            continue
+        _, results = answered
+        counts["completions"] += len(results)
+        counts["scored"] += sum(isinstance(r, ScoreResult) for r in results)
+        yield {**head, "results": [result_to_json(r) for r in results]}
+
+
+def ask_rows(
+    source: RewardSource,
+    rows: Iterable[NumberedRequest],
+    *,
+    errors: Counter[str],
+    ask: Callable[[str, ScoreRequest], ScoreRequest] = lambda row_id, request: request,
+) -> Iterator[tuple[dict[str, Any], tuple[ScoreRequest, tuple[ItemResult, ...]] | None]]:
+    """How each row's line begins, in order, and the row's request with its results. A row that cannot be read has None,
+    and an `error` in its line. CHUNK_ROWS are held, and asked about at once. Called by all that score a file's rows.
+
+    ask: what the source is asked of a row, of its id and request. errors: added to, rows and completions by code.
+    """
     rows = iter(rows)
     while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
-        requests = [request for _, _, request in chunk if isinstance(request, ScoreRequest)]
-        responses = iter(source.score(requests))
+        asked = [ask(row_id, request) for row_id, _, request in chunk if isinstance(request, ScoreRequest)]
+        responses = iter(source.score(asked))
         for row_id, line, request in chunk:
-            counts["rows"] += 1
-            answer: dict[str, Any] = {"row_id": row_id, "line": line}
+            head: dict[str, Any] = {"row_id": row_id, "line": line}
             if isinstance(request, RowError):
-                counts["bad_rows"] += 1
                 errors[request.code] += 1
-                yield {**answer, "error": {"code": request.code, "message": request.what}}
+                yield {**head, "error": {"code": request.code, "message": request.what}}, None
                 continue
-            results = next(responses).results
-            failures = [r for r in results if isinstance(r, ScoreFailure)]
-            counts["completions"] += len(results)
-            counts["scored"] += len(results) - len(failures)
-            errors.update(f.code for f in failures)
             if request.id is not None:
-                answer["id"] = request.id
-            yield {**answer, "results": [result_to_json(r) for r in results]}
+                head["id"] = request.id
+            results = next(responses).results
+            errors.update(r.code for r in results if isinstance(r, ScoreFailure))
+            yield head, (request, results)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rmray.config.judge import ENVIRONMENT_NAME, check_url
 from rmray.errors import ConfigError, RequestError
+from rmray.models.server_faults import fault_of, words_of
 from rmray.retry import Backoff, TryAgainError
 from rmray.schema import ScoreFailure
 
@@ -36,17 +37,6 @@ FATAL = frozenset({"unauthorized", "not_found"})
 """Codes that no other request would escape, as long as none has been answered."""
 MAX_REFUSED = 20
 """Requests refused in a row, by a server that had answered before, after which it is asked no more."""
-
-_BUSY, _LOST = (429, 503, 529), (408, 409, 500, 502, 504, *range(520, 529))
-_FINAL = {
-    400: ("invalid_request", "the server refuses the request"),
-    401: ("unauthorized", "the server refuses the key"),
-    403: ("unauthorized", "the server refuses the key"),
-    404: ("not_found", "the server knows no such model, or no such route"),
-    413: ("over_length", "the request is too large for the server"),
-    422: ("invalid_request", "the server refuses the request"),
-}
-_TOO_LONG = ("context length", "context_length", "maximum context", "max_model_len", "too long")
 
 Asked = TypeVar("Asked")
 Answered = TypeVar("Answered")
@@ -192,7 +182,7 @@ class ModelServer:
             ) from None  # the request, with key and texts, hangs on httpx's own error
         if response.status_code == 200:
             return answer
-        words = self.redacted(_words(answer))[:MAX_WORDS]
+        words = self.redacted(words_of(answer))[:MAX_WORDS]
         fault = fault_of(response.status_code, response.headers.get("retry-after"), words, self.url)
         if fault.code == "not_found" and self._answered:  # a gateway whose model is being reloaded
             raise TryAgainError(fault.code, fault.what, where=self.url, why=words)
@@ -224,21 +214,6 @@ class ModelServer:
                     limits=httpx.Limits(max_connections=self.concurrency, keepalive_expiry=IDLE_S),
                 )
             return self._http
-
-
-def fault_of(status: int, retry_after: str | None, words: str, url: str) -> RequestError:
-    """What a status other than 200 means: TryAgainError where asking again may mend it.
-
-    words: the server's own, which may repeat text that was to be judged; of a refused key nothing is told.
-    """
-    if status in (*_BUSY, *_LOST):
-        code, what = ("overloaded", "is busy") if status in _BUSY else ("replica_lost", "failed")
-        hint_s = _seconds(retry_after)
-        return TryAgainError(code, f"the server {what} ({status})", retry_after_s=hint_s, where=url, why=words)
-    if status in (400, 422) and any(mark in words.lower() for mark in _TOO_LONG):
-        return RequestError("over_length", "the request is longer than the model takes", where=url, why=words)
-    code, what = _FINAL.get(status, ("bad_response", "the server answered in a way that is not understood"))
-    return RequestError(code, f"{what} ({status})", where=url, why="" if code == "unauthorized" else words)
 
 
 def failure_of(error: RequestError) -> ScoreFailure:
@@ -276,26 +251,6 @@ def checked_url(url: str, *, where: str = "the server's address") -> str:
         return check_url(url)
     except ValueError as error:
         raise ConfigError("this is no address to ask", where=where, why=str(error)) from None
-
-
-def _words(content: bytes) -> str:
-    """The message in an error's JSON, as vLLM and OpenAI write it."""
-    try:
-        body = json.loads(content)
-        error = body.get("error", body)
-        message = error.get("message") if isinstance(error, dict) else error
-    except (AttributeError, RecursionError, ValueError):
-        return ""
-    return message if isinstance(message, str) else ""
-
-
-def _seconds(value: str | None) -> float | None:
-    """Of a Retry-After header; a date in it is passed over."""
-    try:
-        seconds = float(value or "")
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 @functools.cache

@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 
 from rmray.benchmark.growth import (
-    QUICK_SWEEPS,
-    SWEEPS,
     GrowthCell,
     GrowthReport,
     GrowthSettings,
-    Point,
     RowFigures,
     plan_share,
     run_growth,
 )
 from rmray.benchmark.growth_data import DataCell, DataSettings, MemoryOfChildren
+from rmray.benchmark.growth_sweeps import QUICK_SWEEPS, SWEEPS, Point
 from rmray.benchmark.plots_growth import plot_growth, print_growth
 from rmray.benchmark.workloads import Workload, make_groups
 

@@ -147,17 +147,18 @@ def test_options_of_serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_options_of_growth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from rmray.benchmark import growth
     from rmray.benchmark.growth_data import DataSettings
+    from rmray.benchmark.growth_sweeps import QUICK_SWEEPS, SWEEPS
 
     seen: list[Any] = []
     monkeypatch.setattr(growth, "run_growth", lambda settings, **k: seen.append((settings, k["sweeps"])) or Told())
     monkeypatch.setattr("rmray.benchmark.plots_growth.print_growth", lambda report: None)
     monkeypatch.setattr("rmray.benchmark.plots_growth.plot_growth", lambda report, directory: None)
     assert main(["benchmark", "growth", "--output", str(tmp_path)]) == 0
-    assert seen[0] == (growth.GrowthSettings(), dict(growth.SWEEPS))
+    assert seen[0] == (growth.GrowthSettings(), dict(SWEEPS))
     words = ["--quick", "--sweep", "K", "data", "--rows", "50", "--threads", "1", "--output", str(tmp_path)]
     assert main(["benchmark", "growth", *words]) == 0
     settings, sweeps = seen[1]
-    assert sweeps == {"K": growth.QUICK_SWEEPS["K"]}
+    assert sweeps == {"K": QUICK_SWEEPS["K"]}
     assert (settings.rounds, settings.threads, settings.data) == (1, 1, DataSettings(rows=(50,), prepare=False))
     assert main(["benchmark", "growth", "--sweep", "model", "--output", str(tmp_path)]) == 0
     assert seen[2][0].data.rows == ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 import subprocess
 import sys
 from collections import Counter
@@ -18,64 +17,17 @@ import pytest
 from rmray.config.train import DataConfig, TrainConfig
 from rmray.data.inputs import PreparePlan, find_inputs
 from rmray.data.keys import holdout_limit, prompt_key, split_hashes
-from rmray.data.prepare import PreparedSet, format_ledger, prepare, prepare_for
-from rmray.data.prepared import Row, load_manifest, read_window
+from rmray.data.prepare import PreparedSet, format_ledger, prepare_for
+from rmray.data.prepared import load_manifest, read_window
 from rmray.data.render import Renderer, RenderRules
 from rmray.data.sources import find_files, read_records
 from rmray.data.tokenizer import load_tokenizer, tokenizer_hash
-from rmray.errors import DataError, ModelError
+from rmray.errors import DataError
 from rmray.schema import Comparison
-from tests.data.tokenizers import llama_like, qwen_like
+from tests.data.preparing import Preparing, pair, rows_of, write_rows
+from tests.data.tokenizers import qwen_like
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-
-@pytest.fixture(scope="module")
-def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    directory = tmp_path_factory.mktemp("tokenizer")
-    qwen_like().save_pretrained(directory)
-    return str(directory)
-
-
-@pytest.fixture(scope="module")
-def rules(tokenizer_dir: str) -> RenderRules:
-    return RenderRules.for_tokenizer(load_tokenizer(tokenizer_dir), max_length=64)
-
-
-def pair(i: int, **more: Any) -> dict[str, Any]:
-    """Row i: three rows a prompt."""
-    return {"prompt": f"Question {i // 3}? ", "chosen": f"good {i}", "rejected": f"bad {i}", **more}
-
-
-def write_rows(path: Path, rows: list[Any]) -> str:
-    lines = [r if isinstance(r, bytes) else json.dumps(r).encode() for r in rows]
-    path.write_bytes(b"\n".join(lines) + b"\n")
-    return str(path)
-
-
-def rows_of(prepared: PreparedSet, split: str) -> list[Row]:
-    return [row for w in getattr(prepared.manifest, split).windows for row in read_window(prepared.directory, w)]
-
-
-class Preparing:
-    """prepare() with the suite's tokenizer, rules and a folder of its own."""
-
-    def __init__(self, root: Path, tokenizer_dir: str, rules: RenderRules) -> None:
-        self.root, self.tokenizer_dir, self.rules = root, tokenizer_dir, rules
-
-    def __call__(self, rules: RenderRules | None = None, **data: Any) -> PreparedSet:
-        return prepare(
-            DataConfig(**data),
-            tokenizer_dir=self.tokenizer_dir,
-            output_root=str(self.root / "prepared"),
-            rules=rules or self.rules,
-            objective="bradley_terry",
-        )
-
-
-@pytest.fixture
-def preparing(tmp_path: Path, tokenizer_dir: str, rules: RenderRules) -> Preparing:
-    return Preparing(tmp_path, tokenizer_dir, rules)
 
 
 def test_every_good_row_is_kept_rendered_laid_out_and_found_again(
@@ -180,87 +132,11 @@ def test_every_row_is_accounted_for(preparing: Preparing, tmp_path: Path) -> Non
         preparing(train=[path], holdout=0.1, max_quarantined=0.1)
 
 
-def test_too_many_bad_rows_stop_the_job_and_leave_their_list(preparing: Preparing, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [*(pair(i) for i in range(8)), b"{broken", {"prompt": "p", "text": "a"}])
-    with pytest.raises(DataError, match=r"20.0% of the rows are bad, 10.0% are allowed") as error:
-        preparing(train=[path], holdout=99)  # which too would be refused: what is wrong with the rows comes first
-    assert "broken_json" in error.value.why
-    assert f"{path} line 9" in error.value.why
-    kept = Path(error.value.where)
-    assert [json.loads(line)["line"] for line in kept.read_text().splitlines()] == [9, 10]
-    assert list((tmp_path / "prepared").iterdir()) == [kept]  # no half-made set is left
-
-
-# Bad input 13: train and eval overlap.
-
-
-def test_prompts_in_train_and_eval_are_warned_of(
-    preparing: Preparing, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    train = write_rows(tmp_path / "train.jsonl", [pair(i) for i in range(30)])
-    held_out = write_rows(tmp_path / "eval.jsonl", [pair(i, source="e") for i in range(24, 36)])
-    for _ in range(2):  # made, then found
-        caplog.clear()
-        with caplog.at_level(logging.WARNING, "rmray"):
-            prepared = preparing(train=[train], eval=[held_out])
-        assert "train and eval share 2 prompts: 6 of 12 eval rows" in caplog.text
-    assert prepared.cached
-    assert "2 prompts are in train and in eval" in format_ledger(prepared.manifest)
-    with pytest.raises(DataError, match="share 2 prompts"):
-        preparing(train=[train], eval=[held_out], strict_overlap=True)
-
-
-# Bad input 12: an empty or cut-off file stops the job, named, whoever finds it.
-
-
-def test_a_damaged_file_comes_out_of_ray_as_itself(preparing: Preparing, tmp_path: Path) -> None:
-    good = write_rows(tmp_path / "good.jsonl", [pair(i) for i in range(9)])
-    cut = tmp_path / "cut.jsonl.gz"
-    cut.write_bytes(gzip.compress(json.dumps(pair(1)).encode() * 100)[:-20])
-    with pytest.raises(DataError, match="cut off") as error:
-        preparing(train=[good, str(cut)])
-    assert type(error.value) is DataError
-    assert error.value.where == str(cut)
-    assert not list((tmp_path / "prepared").iterdir())
-    (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(DataError, match="empty"):
-        preparing(train=[good, str(tmp_path / "empty.jsonl")])
-
-
-def test_a_file_given_twice_is_refused(preparing: Preparing, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [pair(0)])
-    copy = write_rows(tmp_path / "copy.jsonl", [pair(0)])
-    with pytest.raises(DataError, match=r"given twice in data.train"):
-        preparing(train=[path, copy])
-
-
-def test_rules_of_another_tokenizer_are_refused(preparing: Preparing, tmp_path: Path) -> None:
-    llama_like().save_pretrained(tmp_path / "llama")
-    path = write_rows(tmp_path / "rows.jsonl", [pair(0)])
-    with pytest.raises(ModelError, match="another tokenizer"):
-        Preparing(tmp_path, str(tmp_path / "llama"), preparing.rules)(train=[path])
-
-
 def plan_of(preparing: Preparing, objective: str = "bradley_terry", **data: Any) -> PreparePlan:
     """What the set's name follows from."""
     config = DataConfig(**data)
     name = tokenizer_hash(load_tokenizer(preparing.tokenizer_dir))
     return PreparePlan(config, find_inputs(config), preparing.tokenizer_dir, name, preparing.rules, objective)
-
-
-def test_a_base_without_a_config_and_a_place_not_to_write_stop_the_job(tmp_path: Path, tokenizer_dir: str) -> None:
-    base = tmp_path / "base"
-    base.mkdir()
-    for file in Path(tokenizer_dir).iterdir():
-        (base / file.name).write_bytes(file.read_bytes())
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
-    settings = {"data": {"train": [str(rows)]}, "model": {"base": str(base)}, "run": {"storage": str(rows)}}
-    with pytest.raises(ModelError, match="no config that can be read"):
-        prepare_for(TrainConfig.model_validate(settings))
-    (base / "config.json").write_text('{"model_type": "gpt2", "vocab_size": 1000}')
-    with pytest.raises(DataError, match="cannot be written here"):
-        prepare_for(TrainConfig.model_validate(settings))
 
 
 def test_whatever_changes_the_rows_changes_the_name(preparing: Preparing, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rmray.data.render.reasoning import ids_without_traces, without_traces
 from rmray.data.render.steps import find_steps, step_tokens
 from rmray.errors import ModelError, RowError
 from rmray.schema import Content, Steps, TokenIds
+from tests.data.rendering import one
 from tests.data.tokenizers import byte_level, llama_like, plain_like, qwen_like
 
 PROMPT = "What is two plus three?\n"
@@ -24,12 +25,6 @@ FAMILIES = (qwen_like, llama_like, plain_like)
 
 def renderer_of(tokenizer: Any, separator: str | None = "\n", **rules: Any) -> Renderer:
     return Renderer(tokenizer, RenderRules.for_tokenizer(tokenizer, max_length=200, step_separator=separator, **rules))
-
-
-def one(renderer: Renderer, prompt: Content, completion: Content, **options: Any) -> RenderedPath:
-    [path] = renderer.render_paths(prompt, [completion], **options)
-    assert isinstance(path, RenderedPath), path
-    return path
 
 
 def refused(renderer: Renderer, prompt: Content, completion: Content, **options: Any) -> str:

@@ -1,4 +1,5 @@
-"""One whole run through Ray, left alone, which the suites of this folder share: a fit costs half a minute."""
+"""What the suites of this folder share: one whole run through Ray, left alone, as a fit costs half a minute; and sets
+that can be learnt in a few steps."""
 
 from __future__ import annotations
 
@@ -69,3 +70,13 @@ def versions(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     from tests.training.chain import two_versions
 
     return two_versions(tmp_path_factory.mktemp("versions"), tiny_base)
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, and sets that can be learnt in 40 steps, or cannot: those of `learnable.write_sets`."""
+    from tests.training.learnable import write_sets
+
+    directory = tmp_path_factory.mktemp("runs")
+    write_sets(directory)
+    return directory

@@ -146,3 +146,32 @@ def ensemble_dir(member_dirs: list[Path], tmp_path_factory: pytest.TempPathFacto
     directory = tmp_path_factory.mktemp("ensembles") / "three"
     build_ensemble(member_dirs, directory, name="three", reference=REFERENCE)
     return directory
+
+
+@pytest.fixture(scope="session")
+def token_bundles(
+    tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, export: Callable[..., Any]
+) -> dict[str, Path]:
+    """A bundle of an outcome and one of a process model; read-only."""
+    from rmray.data.render import RenderRules
+    from rmray.data.tokenizer import load_tokenizer
+    from tests.models.bundle.token_requests import KINDS, SOLUTIONS
+
+    found = {}
+    for kind, pooling in KINDS.items():
+        root = tmp_path_factory.mktemp(kind)
+        source = save_token_classifier(tiny_base, root / "model", pooling)
+        found[kind] = root / "bundle"
+        export(
+            found[kind],
+            source=source,
+            objective=kind,
+            pooling=pooling,
+            aggregate="mean" if kind == "outcome" else "min",
+            rules=RenderRules.for_tokenizer(
+                load_tokenizer(str(source)), max_length=200, step_separator="\n" if kind == "process" else None
+            ),
+            reference=SOLUTIONS if kind == "process" else REFERENCE,
+            goldens=SOLUTIONS[:2] if kind == "process" else REFERENCE[:2],
+        )
+    return found

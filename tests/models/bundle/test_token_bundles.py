@@ -15,81 +15,33 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForTokenClassification
 
-from rmray.cli import main
-from rmray.data.render import RenderRules
 from rmray.data.sharing import share_prefixes
-from rmray.data.sources import read_records
-from rmray.data.tokenizer import load_tokenizer
 from rmray.errors import BundleError
 from rmray.evaluation.score_file import score_file
-from rmray.evaluation_file import load_evaluation
-from rmray.metrics.outcome import outcome_metrics
 from rmray.models.bundle import import_bundle, load_bundle, read_manifest
 from rmray.models.bundle.manifest import PLAIN_TOKENS
 from rmray.models.remote import open_remote
 from rmray.models.scorer import score_requests
 from rmray.models.token_scorer import TokenScorer
-from rmray.schema import ScoreFailure, ScoreRequest, ScoreResult, Steps
-from rmray.training.report import report_run
-from tests.data.prepared_sets import random_rows, write_prepared
-from tests.models.bundle.conftest import REFERENCE, reseal, save_token_classifier
-from tests.training.runs import make_job
-
-KINDS = {"outcome": "tokens", "process": "steps"}
-PROMPT = "Question: what is two plus three? "
-STEPS = Steps(("Two is a number.", "So is three.", "It is five."))
-SOLUTIONS = [
-    ScoreRequest(
-        prompt=f"Question: what is {a} plus three? ", completions=(Steps((f"It is {a}.", "So five.")), f"{a + 3}.")
-    )
-    for a in range(12)
-]
-
-
-@pytest.fixture(scope="module")
-def bundles(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, export: Callable[..., Any]) -> dict[str, Path]:
-    """A bundle of each kind; read-only."""
-    found = {}
-    for kind, pooling in KINDS.items():
-        root = tmp_path_factory.mktemp(kind)
-        source = save_token_classifier(tiny_base, root / "model", pooling)
-        found[kind] = root / "bundle"
-        export(
-            found[kind],
-            source=source,
-            objective=kind,
-            pooling=pooling,
-            aggregate="mean" if kind == "outcome" else "min",
-            rules=RenderRules.for_tokenizer(
-                load_tokenizer(str(source)), max_length=200, step_separator="\n" if kind == "process" else None
-            ),
-            reference=SOLUTIONS if kind == "process" else REFERENCE,
-            goldens=SOLUTIONS[:2] if kind == "process" else REFERENCE[:2],
-        )
-    return found
-
-
-def results_of(bundle: Path, *requests: ScoreRequest) -> list[ScoreResult]:
-    scorer = load_bundle(bundle)
-    results = [r for response in score_requests(scorer, requests) for r in response.results]
-    assert all(isinstance(r, ScoreResult) for r in results), results
-    return results
+from rmray.schema import ScoreFailure, ScoreRequest
+from tests.models.bundle.conftest import REFERENCE, reseal
+from tests.models.bundle.token_requests import KINDS, PROMPT, SOLUTIONS, STEPS, results_of
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_manifest_says_what_it_is(bundles: dict[str, Path], kind: str) -> None:
-    manifest = read_manifest(bundles[kind])
+def test_the_manifest_says_what_it_is(token_bundles: dict[str, Path], kind: str) -> None:
+    manifest = read_manifest(token_bundles[kind])
     assert (manifest.kind, manifest.pooling, manifest.loads_with) == (kind, KINDS[kind], PLAIN_TOKENS)
     assert manifest.render_rules["step_separator"] == ("\n" if kind == "process" else None)
-    assert isinstance(load_bundle(bundles[kind]), TokenScorer)
+    assert isinstance(load_bundle(token_bundles[kind]), TokenScorer)
 
 
-def test_an_outcome_is_read_at_every_completion_token(bundles: dict[str, Path]) -> None:
-    scorer = load_bundle(bundles["outcome"])
+def test_an_outcome_is_read_at_every_completion_token(token_bundles: dict[str, Path]) -> None:
+    scorer = load_bundle(token_bundles["outcome"])
     request = ScoreRequest(prompt=PROMPT, completions=("It is five.", "No."))
     [encoded] = scorer.encode([request])
-    model = AutoModelForTokenClassification.from_pretrained(bundles["outcome"]).eval()
-    for k, result in enumerate(results_of(bundles["outcome"], request)):
+    model = AutoModelForTokenClassification.from_pretrained(token_bundles["outcome"]).eval()
+    for k, result in enumerate(results_of(token_bundles["outcome"], request)):
         path = torch.from_numpy(encoded.group.path(k).astype(np.int64))
         with torch.no_grad():
             expected = model(input_ids=path[None]).logits[0, encoded.group.prompt_lens[k] :, 0].sigmoid()
@@ -102,15 +54,15 @@ def test_an_outcome_is_read_at_every_completion_token(bundles: dict[str, Path]) 
         assert result.first_error is None
 
 
-def test_a_process_is_read_where_its_steps_end(bundles: dict[str, Path]) -> None:
-    scorer = load_bundle(bundles["process"])
+def test_a_process_is_read_where_its_steps_end(token_bundles: dict[str, Path]) -> None:
+    scorer = load_bundle(token_bundles["process"])
     given = (STEPS, "Two is a number.\nSo is three.\nIt is five.", "Two is a number.\nIt is")
     request = ScoreRequest(prompt=PROMPT, completions=given, finished=(True, True, False))
-    listed, text, cut = results_of(bundles["process"], request)
+    listed, text, cut = results_of(token_bundles["process"], request)
     assert text.token_scores == pytest.approx(listed.token_scores, abs=1e-5)
     assert cut.token_scores == pytest.approx(listed.token_scores[:1], abs=1e-5)
     [encoded] = scorer.encode([request])
-    model = AutoModelForTokenClassification.from_pretrained(bundles["process"]).eval()
+    model = AutoModelForTokenClassification.from_pretrained(token_bundles["process"]).eval()
     with torch.no_grad():
         logits = model(input_ids=torch.from_numpy(encoded.group.path(0).astype(np.int64))[None]).logits[0]
     classes = logits[list(encoded.group.step_ends[0])].softmax(-1)
@@ -120,8 +72,10 @@ def test_a_process_is_read_where_its_steps_end(bundles: dict[str, Path]) -> None
     assert listed.first_error == (wrong[0] if wrong else -1)
 
 
-def test_the_first_failing_step_is_one_that_is_most_likely_wrong(bundles: dict[str, Path], tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(bundles["process"], tmp_path / "bundle"))
+def test_the_first_failing_step_is_one_that_is_most_likely_wrong(
+    token_bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(token_bundles["process"], tmp_path / "bundle"))
     weights = copy / "model.safetensors"
     for bias, expected in (([9.0, 0.0, 0.0], 0), ([0.0, 0.0, 9.0], -1)):
         tensors = load_file(weights)
@@ -133,48 +87,52 @@ def test_the_first_failing_step_is_one_that_is_most_likely_wrong(bundles: dict[s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_neighbours_and_shared_prompts_change_nothing(bundles: dict[str, Path], kind: str) -> None:
+def test_neighbours_and_shared_prompts_change_nothing(token_bundles: dict[str, Path], kind: str) -> None:
     request = ScoreRequest(prompt=PROMPT, completions=("It is five.\nYes.", "It is five.\nNo, six.", "No."))
-    together = results_of(bundles[kind], request, *(SOLUTIONS if kind == "process" else REFERENCE))[:3]
-    apart = [results_of(bundles[kind], ScoreRequest(prompt=PROMPT, completions=(c,)))[0] for c in request.completions]
+    together = results_of(token_bundles[kind], request, *(SOLUTIONS if kind == "process" else REFERENCE))[:3]
+    apart = [
+        results_of(token_bundles[kind], ScoreRequest(prompt=PROMPT, completions=(c,)))[0] for c in request.completions
+    ]
     for one, other in zip(together, apart, strict=True):
         assert one.token_scores == pytest.approx(other.token_scores, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_callers_of_one_prompt_share_it_and_change_nothing(bundles: dict[str, Path], kind: str) -> None:
+def test_callers_of_one_prompt_share_it_and_change_nothing(token_bundles: dict[str, Path], kind: str) -> None:
     begun = "It is five, I think.\nYes, five.\n"
     requests = [ScoreRequest(prompt=PROMPT * 3, completions=(begun + end,)) for end in ("So five.", "So six.\nNo.")]
-    scorer = load_bundle(bundles[kind])
+    scorer = load_bundle(token_bundles[kind])
     groups = [e.group for e in scorer.encode(requests)]
     assert len(share_prefixes(groups)[0]) == 1
     if kind == "process":  # a step that ends in what is shared is read for both
         assert groups[0].step_ends[0][0] == groups[1].step_ends[0][0]
     together = [r.results[0] for r in score_requests(scorer, requests)]
-    apart = [results_of(bundles[kind], request)[0] for request in requests]
+    apart = [results_of(token_bundles[kind], request)[0] for request in requests]
     for one, other in zip(together, apart, strict=True):
         assert one.token_scores == pytest.approx(other.token_scores, abs=1e-5)
 
 
-def test_bad_completions_fail_alone(bundles: dict[str, Path]) -> None:
+def test_bad_completions_fail_alone(token_bundles: dict[str, Path]) -> None:
     request = ScoreRequest(prompt=PROMPT, completions=(" ", "Two", "Two.\n"), finished=(True, False, False))
-    [response] = score_requests(load_bundle(bundles["process"]), [request])
+    [response] = score_requests(load_bundle(token_bundles["process"]), [request])
     codes = [r.code if isinstance(r, ScoreFailure) else "" for r in response.results]
     assert codes == ["blank_completion", "no_step", ""]
     [response] = score_requests(
-        load_bundle(bundles["outcome"]), [ScoreRequest(prompt=PROMPT, completions=(STEPS, "Two."))]
+        load_bundle(token_bundles["outcome"]), [ScoreRequest(prompt=PROMPT, completions=(STEPS, "Two."))]
     )
     assert [isinstance(r, ScoreFailure) for r in response.results] == [True, False]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16_loads_and_a_head_turned_round_does_not(bundles: dict[str, Path], tmp_path: Path, kind: str) -> None:
-    exact, rough = load_bundle(bundles[kind]), load_bundle(bundles[kind], dtype=torch.bfloat16)
+def test_bfloat16_loads_and_a_head_turned_round_does_not(
+    token_bundles: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    exact, rough = load_bundle(token_bundles[kind]), load_bundle(token_bundles[kind], dtype=torch.bfloat16)
     request = ScoreRequest(prompt=PROMPT, completions=("It is five.", "No."))
     one, other = (score_requests(scorer, [request])[0].results[0].token_scores for scorer in (exact, rough))
     assert one == pytest.approx(other, abs=0.15)
     assert one != pytest.approx(other, abs=1e-6)
-    copy = Path(shutil.copytree(bundles[kind], tmp_path / "bundle"))
+    copy = Path(shutil.copytree(token_bundles[kind], tmp_path / "bundle"))
     tensors = load_file(copy / "model.safetensors")
     tensors["score.weight"] = -tensors["score.weight"]
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
@@ -183,8 +141,8 @@ def test_bfloat16_loads_and_a_head_turned_round_does_not(bundles: dict[str, Path
         load_bundle(copy, dtype=torch.bfloat16)
 
 
-def test_of_the_product_the_logarithm_is_the_score(bundles: dict[str, Path]) -> None:
-    scorer = load_bundle(bundles["outcome"])
+def test_of_the_product_the_logarithm_is_the_score(token_bundles: dict[str, Path]) -> None:
+    scorer = load_bundle(token_bundles["outcome"])
     scorer.aggregate = "product"
     long = "It is five. " * 30
     [response] = score_requests(scorer, [ScoreRequest(prompt=PROMPT, completions=(long, long + "No."))])
@@ -193,8 +151,8 @@ def test_of_the_product_the_logarithm_is_the_score(bundles: dict[str, Path]) -> 
         assert result.prob_product == pytest.approx(math.exp(result.raw))
 
 
-def test_weights_that_are_not_finite_are_no_number(bundles: dict[str, Path]) -> None:
-    scorer = load_bundle(bundles["process"])
+def test_weights_that_are_not_finite_are_no_number(token_bundles: dict[str, Path]) -> None:
+    scorer = load_bundle(token_bundles["process"])
     with torch.no_grad():
         scorer.backbone.model.score.bias[0] = math.nan
     [response] = score_requests(scorer, [ScoreRequest(prompt=PROMPT, completions=(STEPS,))])
@@ -217,28 +175,28 @@ def edit_golden(bundle: Path, **changes: Callable[[Any], Any]) -> None:
         ({"step_ends": lambda e: [[e[0][0] - 1, *e[0][1:]], *e[1:]]}, "steps that end at"),
     ],
 )
-def test_goldens_hold_each_step(bundles: dict[str, Path], tmp_path: Path, changes: Any, words: str) -> None:
-    copy = Path(shutil.copytree(bundles["process"], tmp_path / "bundle"))
+def test_goldens_hold_each_step(token_bundles: dict[str, Path], tmp_path: Path, changes: Any, words: str) -> None:
+    copy = Path(shutil.copytree(token_bundles["process"], tmp_path / "bundle"))
     edit_golden(copy, **changes)
     with pytest.raises(BundleError, match=words):
         load_bundle(copy)
 
 
-def test_what_makes_the_score_is_part_of_the_version(bundles: dict[str, Path], tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(bundles["process"], tmp_path / "bundle"))
+def test_what_makes_the_score_is_part_of_the_version(token_bundles: dict[str, Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(token_bundles["process"], tmp_path / "bundle"))
     manifest = json.loads((copy / "rmray.json").read_text())
     (copy / "rmray.json").write_text(json.dumps({**manifest, "aggregate": "mean"}))
     with pytest.raises(BundleError, match="calls itself"):
         load_bundle(copy)
 
 
-def test_a_file_of_scores_carries_the_steps(bundles: dict[str, Path], tmp_path: Path) -> None:
+def test_a_file_of_scores_carries_the_steps(token_bundles: dict[str, Path], tmp_path: Path) -> None:
     rows = [
         {"prompt": PROMPT, "steps": list(STEPS.texts)},
         {"prompt": PROMPT, "completions": [list(STEPS.texts), "Two."]},
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    score_file(bundles["process"], str(tmp_path / "rows.jsonl"), tmp_path / "out")
+    score_file(token_bundles["process"], str(tmp_path / "rows.jsonl"), tmp_path / "out")
     first, second = (
         json.loads(line)["results"] for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()
     )
@@ -247,107 +205,8 @@ def test_a_file_of_scores_carries_the_steps(bundles: dict[str, Path], tmp_path: 
     assert "member_scores" not in first[0]
 
 
-def test_what_cannot_be_done_with_them_is_refused(bundles: dict[str, Path], tmp_path: Path) -> None:
+def test_what_cannot_be_done_with_them_is_refused(token_bundles: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="one score a text"):
-        open_remote("http://127.0.0.1:9", bundles["process"])
+        open_remote("http://127.0.0.1:9", token_bundles["process"])
     with pytest.raises(BundleError, match="what it reads as a step"):
-        import_bundle(bundles["process"], tmp_path / "again", reference_file=tmp_path / "rows.jsonl")
-
-
-def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
-    assert main(["evaluate", *words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def test_an_outcome_model_is_evaluated_on_outcomes_and_on_comparisons(
-    bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [
-        {"prompt": f"Question: what is {a} plus three? ", "completion": text, "label": text.startswith("A")}
-        for a in range(8)
-        for text in (f"Answer: {a + 3}.", "I do not know it.")
-    ]
-    data, bundle = write_rows(tmp_path / "outcomes.jsonl", rows), str(bundles["outcome"])
-    result = evaluated(capsys, "--bundle", bundle, "--data", data)
-    requests = [ScoreRequest(prompt=row["prompt"], completions=(row["completion"],)) for row in rows]
-    figures = outcome_metrics(
-        [r.prob_mean for r in results_of(bundles["outcome"], *requests)],
-        [row["label"] for row in rows],
-        [row["prompt"] for row in rows],
-    )
-    assert (result["records"], result["kind"], result["examples"], result["prompts"]) == ("outcome", "outcome", 16, 8)
-    for name in ("auc", "accuracy", "ece", "brier"):
-        assert result[name] == pytest.approx(getattr(figures, name), abs=1e-5), name
-    # The same from a file of scores, as `rmray score` writes it.
-    score_file(bundle, data, tmp_path / "out")
-    recorded = evaluated(
-        capsys, "--scores", str(tmp_path / "out" / "scores.jsonl"), "--data", data, "--records", "outcome"
-    )
-    assert {k: v for k, v in recorded.items() if k not in ("kind", "model_name")} == {
-        k: v for k, v in result.items() if k not in ("kind", "model_name")
-    }
-    pairs = [{"prompt": PROMPT, "chosen": "Five.", "rejected": f"It is {a}."} for a in range(4)]
-    compared = evaluated(
-        capsys, "--bundle", bundle, "--data", write_rows(tmp_path / "pairs.jsonl", pairs), "--records", "comparisons"
-    )
-    assert (compared["pairs"], compared["comparisons"]) == (4, 4)
-    for more in (["--workers", "2"], ["--adversarial", "3"], ["--bundle", bundle]):
-        assert main(["evaluate", "--bundle", bundle, "--data", data, *more]) == 2
-        assert "cannot be had on outcome records" in capsys.readouterr().err
-
-
-def test_a_process_model_is_evaluated_on_steps_and_on_processbench(
-    bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [
-        {
-            "prompt": f"What is {a} plus 3? ",
-            "steps": [f"It is {a}.", "So\n\nit is five."],
-            "labels": [1, 1 - 2 * (a % 2)],
-        }
-        for a in range(6)
-    ]
-    problems = [
-        {"id": f"math-{a}", "problem": row["prompt"], "steps": row["steps"], "label": -1 if a % 2 == 0 else 1}
-        for a, row in enumerate(rows)
-    ]
-    data, benchmark = write_rows(tmp_path / "steps.jsonl", rows), write_rows(tmp_path / "math.jsonl", problems)
-    result = evaluated(
-        capsys, "--bundle", str(bundles["process"]), "--data", data, "--benchmark", f"processbench={benchmark}"
-    )
-    requests = [ScoreRequest(prompt=row["prompt"], completions=(Steps(tuple(row["steps"])),)) for row in rows]
-    scored = results_of(bundles["process"], *requests)
-    labels = [row["labels"] for row in rows]
-    hits = [c == y for r, told in zip(scored, labels, strict=True) for c, y in zip(r.step_labels, told, strict=True)]
-    assert (result["records"], result["steps"], result["solutions"]) == ("process", 12, 6)
-    assert result["step_accuracy"] == pytest.approx(np.mean(hits))
-    errors = [r.first_error for r in scored]
-    assert result["error_accuracy"] == pytest.approx(np.mean([e == 1 for e in errors[1::2]]))
-    assert result["right_accuracy"] == pytest.approx(np.mean([e == -1 for e in errors[::2]]))
-    [found] = result["benchmarks"]
-    assert (found["items"], found["unscored"]) == (6, 0), "a step may hold what separates steps of other models"
-
-
-def test_a_finished_run_has_a_page_of_its_own_records(
-    bundles: dict[str, Path], tiny_base: Path, tmp_path: Path
-) -> None:
-    rows = [
-        {"prompt": f"What is {a} plus 3? ", "steps": [f"It is {a}.", "So five."], "labels": [1, 1 - 2 * (a % 2)]}
-        for a in range(6)
-    ]
-    data = write_rows(tmp_path / "steps.jsonl", rows)
-    write_prepared(tmp_path / "prepared", random_rows(4), eval_rows=random_rows(2))
-    objective = {"name": "process", "aggregate": "min"}
-    sections = {"data": {"train": [data], "eval": [data], "step_separator": "\n"}, "objective": objective}
-    job = make_job(tmp_path / "run", tiny_base, tmp_path / "prepared", **sections)
-    shutil.copytree(bundles["process"], tmp_path / "run" / "bundle")
-    page = report_run(job, [*read_records(data, objective="process")][:4])
-    [model] = load_evaluation(tmp_path / "run" / "evaluation.json")["models"]
-    assert (model["records"], model["solutions"], model["steps"]) == ("process", 4, 8)
-    assert "8 steps of 4 solutions of 4 prompts" in page.read_text()
-    assert "held-out process records of steps.jsonl" in page.read_text()
+        import_bundle(token_bundles["process"], tmp_path / "again", reference_file=tmp_path / "rows.jsonl")
