@@ -58,8 +58,9 @@ class ServeOptions(Section):
     """A request that has waited so long is taken in order of arrival, whatever its length."""
     encode_threads: PositiveInt = 1
     """Threads that render and tokenise."""
-    max_ongoing_requests: PositiveInt = 32
-    """Calls in flight on one replica: about two batches. Fewer starve the forward, more starve new replicas."""
+    max_ongoing_requests: PositiveInt = 4096
+    """Calls in flight on one replica: more than `max_queued_tokens` lets in. Calls over it wait in Serve's handles, which
+    find a replica that has room again too late to keep it busy (docs/scaling.md)."""
     target_tokens: PositiveInt = 4096
     """Tokens, accepted and waiting, per replica that autoscaling aims at: a quarter of a batch (docs/scaling.md)."""
     metrics_interval_s: _Seconds = 2.0

@@ -36,7 +36,7 @@ class Policy:
     target_batches: float = 0.25
     upscale_delay_s: float = 10.0
     downscale_delay_s: float = 600.0
-    max_ongoing_requests: int = 32
+    max_ongoing_requests: int = 4096
     metrics_interval_s: float = 2.0
 
 
@@ -45,7 +45,7 @@ DOWNSCALE_DELAYS_S = (120.0, 600.0)
 AROUND: Mapping[str, Sequence[Any]] = {
     "upscale_delay_s": (0.0, 30.0),
     "downscale_delay_s": (60.0, 300.0),
-    "max_ongoing_requests": (16, 64),
+    "max_ongoing_requests": (16, 32, 64),
     "metrics_interval_s": (10.0,),
 }
 

@@ -21,7 +21,7 @@ class Deployment:
     max_batch_tokens: int = 16384
     max_queued_tokens: int = 262144
     patience_s: float = 1.0
-    max_ongoing_requests: int = 32
+    max_ongoing_requests: int = 4096
     start_s: float = 8.0
     starts_s: tuple[float, ...] = ()
     call_s: float = 0.005

@@ -1,5 +1,6 @@
 """Replicas follow the load on a real Serve, to none and back; what is accepted is answered, whatever goes down."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -44,6 +45,37 @@ def test_none_where_nobody_asks_one_for_the_first_call_and_more_for_a_load(url, 
     finally:
         (tmp_path / "open").touch()
         undeploy("growing")
+
+
+@pytest.mark.usefixtures("url")
+def test_calls_of_one_process_wait_in_the_replica_and_not_in_serves_handle(tmp_path):
+    """Over `max_ongoing_requests` a handle looks for room at growing intervals, and the replica has nothing to do."""
+    from ray import serve
+
+    from rmray.serving.app import undeploy
+    from rmray.serving.app.autoscaling import ACCEPTED_TOKENS
+
+    calls, prompt, completion = 300, "p", "x" * 50
+    app = deploy("full", "v1", partial(gated, str(tmp_path))).model.app
+    try:
+        replica = serve.get_deployment_handle("scorer", app)
+        with RewardClient.connect("full", timeout_s=60) as client, ThreadPoolExecutor(1) as caller:
+
+            async def ask_all():
+                return await asyncio.gather(*(client.ascore_group(prompt, [completion]) for _ in range(calls)))
+
+            answers = caller.submit(asyncio.run, ask_all())
+
+            def accepted_all():
+                told = replica.record_autoscaling_stats.remote().result(timeout_s=40)
+                return told[ACCEPTED_TOKENS] >= calls * len(completion)
+
+            wait_for(accepted_all, timeout_s=40, what="all calls in the replica")
+            (tmp_path / "open").touch()
+            assert [raws(results) for results in answers.result()] == [[50.0]] * calls
+    finally:
+        (tmp_path / "open").touch()
+        undeploy("full")
 
 
 @pytest.mark.usefixtures("url")
