@@ -124,7 +124,7 @@ def _run_step(
     profile = Step(settings.low_per_s, rate, quiet_s, quiet_s + high_s)
     trace = _trace(profile, quiet_s + high_s + after_s, groups, rng)
     options = {name: value for name, value in asdict(scaling).items() if name != "control_s"}
-    options |= {"max_batch_tokens": settings.max_batch_tokens, "max_ongoing_requests": settings.step_ongoing_requests}
+    options |= {"max_batch_tokens": settings.max_batch_tokens, "max_ongoing_requests": settings.max_ongoing_requests}
     run = run_step(requests, settings.pace, trace, rest_s=REST_S, options=options)
     arrivals = [(t, groups[i]) for t, i in trace]
     simulated = simulate_step(settings, scaling, arrivals, call_s, run.starts_s)

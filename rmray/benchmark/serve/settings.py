@@ -53,7 +53,7 @@ class ServeSettings:
     prompt_chars: float = 480.0
     completion_chars: float = 160.0
     group_callers: int = 8
-    item_callers: int = 32
+    item_callers: int = 128
     sweep: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     replicas: tuple[int, ...] = (2,)
     shares: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
