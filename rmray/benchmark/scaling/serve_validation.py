@@ -47,8 +47,8 @@ REST_S = 2.0
 class ServeValidationSettings:
     """rounds: each runs every case once. run_s: of a case in a round. replicas, callers: of the closed loops. loads: of
     the open ones, over what the replicas do whose batches are full. step_load: of the load step, over what the most
-    replicas do; low_per_s: calls before and after it. max_ongoing_requests is the one that is shipped: how calls wait in
-    Serve's handles is not simulated well."""
+    replicas do; low_per_s: calls before and after it. max_ongoing_requests: as shipped; how calls wait in Serve's
+    handles is not simulated well."""
 
     workload: Workload = VALIDATION
     pace: ForwardCost = SLOW_PACE
