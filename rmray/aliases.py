@@ -67,13 +67,14 @@ class KnownAliases:
             asked_s = self._clock()
             self._hear(asked_s)
             actor, known = self._actor, self._known
-        if actor is None:
-            actor = await asyncio.to_thread(self._find)
         try:
-            models: Models = await actor.all.remote()
+            models: Models | None = None if actor is None else await actor.all.remote()
         except Exception:
+            models = None  # it is gone, and another may be there
+        if models is None:
             self._actor = None
-            raise
+            actor = await asyncio.to_thread(self._find)
+            models = await actor.all.remote()
         with self._lock:
             self._actor = actor
             now_s = self._clock()

@@ -1,6 +1,6 @@
 """HTTP connections: one aiohttp session for each event loop that asks. Called by `http`.
 
-aiohttp, as httpx takes four to ten times its CPU time for a request, and rollout actors send many. It is imported on
+aiohttp, as httpx takes three to ten times its CPU time for a request, and rollout actors send many. It is imported on
 first use; nothing is logged here, and neither the key nor a text that is scored gets into an error.
 """
 
@@ -125,7 +125,7 @@ async def _open_session(url: str) -> AsyncGenerator[aiohttp.ClientSession, None]
     import aiohttp
 
     proxy = _proxy_of(url)
-    secure = any(address and address.startswith("https:") for address in (url, proxy))
+    secure = any(address and urlsplit(address).scheme == "https" for address in (url, proxy))
     connector = aiohttp.TCPConnector(
         limit=0,  # the caller bounds what is in flight; a hundred, aiohttp's own, would make the others wait unseen
         keepalive_timeout=_IDLE_S,

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rmray.aliases import KnownAliases
@@ -23,12 +25,44 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """What a process knows of the aliases of the cluster that it is connected to, for all its clients. ray: the node
+    and the job that the process had there, which no two connections share."""
+
+    ray: tuple[str, str]
+    aliases: KnownAliases
+
+
+_connection: _Connection | None = None
+_connecting = threading.Lock()
+
+
+def _connected() -> _Connection:
+    """Another one after every `ray.init`. ClusterError where this process is not connected."""
+    import ray
+
+    global _connection
+    if not ray.is_initialized():
+        raise ClusterError(
+            "this process is not connected to Ray",
+            where="RewardClient.connect",
+            next_step="call ray.init(address=...) first, with RAY_AUTH_MODE=token set where it asks for a token",
+        )
+    context = ray.get_runtime_context()
+    here = (context.get_node_id(), context.get_job_id())
+    with _connecting:
+        if _connection is None or _connection.ray != here:
+            _connection = _Connection(here, KnownAliases(_alias_actor))
+        return _connection
+
+
 class HandleTransport:
     """Scores by a handle of the Serve app that the alias of `name` points to. Pickles as its name."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._aliases = KnownAliases(_alias_actor)
+        self._connection: _Connection | None = None
         self._handles: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -36,9 +70,12 @@ class HandleTransport:
 
     async def resolve(self, *, refresh: bool, timeout_s: float) -> ServedModel:
         """The model behind the name. RequestError `unknown_model` with the names, ClusterError without a cluster."""
-        known = None if refresh else self._aliases.trusted()
+        connection = _connected()
+        if self._connection is not connection:
+            self._connection, self._handles = connection, {}
+        known = None if refresh else connection.aliases.trusted()
         if known is None or self._name not in known:
-            known = await _within(self._aliases.ask(), timeout_s)
+            known = await _within(connection.aliases.ask(), timeout_s)
         if self._name not in known:
             raise _unknown(self._name, known)
         model = known[self._name]
@@ -76,12 +113,6 @@ def _alias_actor() -> Any:
     """The actor that knows the aliases. Blocks for a moment."""
     import ray
 
-    if not ray.is_initialized():
-        raise ClusterError(
-            "this process is not connected to Ray",
-            where="RewardClient.connect",
-            next_step="call ray.init(address=...) first, with RAY_AUTH_MODE=token set where it asks for a token",
-        )
     try:
         return ray.get_actor(ALIAS_ACTOR, namespace=RAY_NAMESPACE)
     except ValueError:

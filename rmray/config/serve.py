@@ -59,8 +59,8 @@ class ServeOptions(Section):
     encode_threads: PositiveInt = 1
     """Threads that render and tokenise."""
     max_ongoing_requests: PositiveInt = 4096
-    """Calls in flight on one replica: more than `max_queued_tokens` lets in. Others wait in Serve's handles, which find
-    a replica with room too late to keep it busy (docs/serving.md)."""
+    """Calls in flight on one replica: more than `max_queued_tokens` lets in, of 64 tokens and more. Others wait in
+    Serve's handles, which find a replica with room too late to keep it busy (docs/serving.md)."""
     target_tokens: PositiveInt = 4096
     """Tokens, accepted and waiting, per replica that autoscaling aims at: a quarter of a batch (docs/scaling.md)."""
     metrics_interval_s: _Seconds = 2.0

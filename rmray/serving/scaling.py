@@ -29,8 +29,7 @@ class DeploymentLoad:
 def desired_replicas(load: DeploymentLoad, *, target_tokens: float) -> int:
     """The least number of replicas that leaves each at most `target_tokens`; 0 for no load, and 1 at least for any.
 
-    Replicas accept calls up to their limit and no more, so that what they have accepted says no more than that they
-    are full: the calls that wait count too.
+    The calls that wait in handles count too: where no replica runs, or all are full, they are the only ones that grow.
     """
     if load.num_tokens <= 0:
         return int(load.waiting_calls > 0)

@@ -1,4 +1,4 @@
-"""Loads against real Serve replicas of a PacedScorer, and what their callers saw. Called by `serve_validation`.
+"""Loads against real Serve replicas of a PacedScorer, and what their callers saw. Called by `serve_compare`.
 
 Callers share one process and one handle, as the tasks of an RL loop's process do.
 """

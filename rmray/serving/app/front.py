@@ -58,7 +58,7 @@ def _not_running(status: str | None, timeout_s: float, *, declared: bool) -> Clu
         mend = "it is declared in the Serve config: mend it there, or have KubeRay do so, and serve again"
     elif status in _UNDER_WAY:
         mend = "see with `serve status` what it waits for, or raise start_timeout_s"
-    late = status in (*_UNDER_WAY, "UNHEALTHY")
+    late = declared or status in _UNDER_WAY
     return ClusterError(
         f"the gateway, which answers HTTP, does not {f'run after {timeout_s:g} s' if late else 'start'}",
         where=GATEWAY_APP,

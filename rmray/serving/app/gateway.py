@@ -120,7 +120,7 @@ def gateway_application() -> serve.Application:
     keys: dict[str, Any] = {"runtime_env": {"env_vars": {API_KEYS_ENV: path}}} if path else {}
     gateway: Any = serve.deployment(
         name="gateway",
-        max_ongoing_requests=4096,  # as replicas: calls over it would wait in the proxy's handle, at its pace
+        max_ongoing_requests=1024,  # those over it wait in the proxy's handle, at its pace; each may hold a large body
         autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 64},
         ray_actor_options={"num_cpus": 0, **keys},
         graceful_shutdown_timeout_s=MAX_TIMEOUT_S,  # no call takes longer
