@@ -116,7 +116,7 @@ def test_latencies_by_hand():
 
 
 def test_ratios_are_of_the_same_round():
-    handle, items = Point(HANDLE, IDS, 16, 8), Point(HANDLE, IDS, 1, 32)
+    handle, items = Point(HANDLE, IDS, 16, 8), Point(HANDLE, IDS, 1, 128)
     rates = {
         Point(BARE, IDS, 8, 0): [50.0, 100.0, 100.0],
         Point(BARE, IDS, 16, 0): [100.0, 200.0, 300.0],
@@ -153,7 +153,7 @@ def closed_row(model, transport, content, k, callers, to_bare, rounds):
             True,
         ),
         (
-            report_of(closed_row("5m", HTTP, TEXT, 1, 32, 1, [45]), closed_row("5m", PEER, TEXT, 1, 32, 0.25, [10])),
+            report_of(closed_row("5m", HTTP, TEXT, 1, 128, 1, [45]), closed_row("5m", PEER, TEXT, 1, 128, 0.25, [10])),
             4.5,
             False,
         ),
