@@ -65,10 +65,11 @@ class Raw:
                         return
 
             def _read(self) -> bytes:
-                lines = list(iter(self.rfile.readline, b"\r\n"))
-                if not lines or not lines[-1]:
-                    return b""
-                head = b"".join(lines)
+                head = b""
+                while (line := self.rfile.readline()) != b"\r\n":
+                    if not line:  # the client has gone
+                        return b""
+                    head += line
                 length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
                 return head + b"\r\n" + (self.rfile.read(int(length[1])) if length else b"")
 
