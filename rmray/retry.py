@@ -6,6 +6,7 @@ Scoring has no side effect, so a call may be repeated as often as its one deadli
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from rmray.errors import RequestError
@@ -74,3 +75,12 @@ def code_of_ray_error(error: BaseException) -> str | None:
     if names & _LOST:
         return "replica_lost"
     return None
+
+
+def retry_after_seconds(value: str | None) -> float | None:
+    """Of a Retry-After header; a date in it is passed over."""
+    try:
+        seconds = float(value or "")
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any
 from rmray.config.serve import ServedModel
 from rmray.errors import RequestError
 from rmray.result_json import result_from_json
-from rmray.retry import RETRY_CODES, TryAgainError
+from rmray.retry import RETRY_CODES, TryAgainError, retry_after_seconds
 from rmray.schema import ItemResult, ScoreFailure
 
 BUSY = (429, 503)
@@ -49,18 +48,9 @@ class Answer:
         return cls(
             status,
             body if isinstance(body, dict) else {},
-            _seconds(headers.get("retry-after")),
+            retry_after_seconds(headers.get("retry-after")),
             headers.get("location"),
         )
-
-
-def _seconds(value: str | None) -> float | None:
-    """Of a Retry-After header; a date in it is passed over."""
-    try:
-        seconds = float(value or "")
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def choose_card(answer: Answer, name: str | None, url: str) -> ServedModel:

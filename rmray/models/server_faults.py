@@ -6,10 +6,9 @@ Called by `model_server`.
 from __future__ import annotations
 
 import json
-import math
 
 from rmray.errors import RequestError
-from rmray.retry import TryAgainError
+from rmray.retry import TryAgainError, retry_after_seconds
 
 _BUSY, _LOST = (429, 503, 529), (408, 409, 500, 502, 504, *range(520, 529))
 _FINAL = {
@@ -30,7 +29,7 @@ def fault_of(status: int, retry_after: str | None, words: str, url: str) -> Requ
     """
     if status in (*_BUSY, *_LOST):
         code, what = ("overloaded", "is busy") if status in _BUSY else ("replica_lost", "failed")
-        hint_s = _seconds(retry_after)
+        hint_s = retry_after_seconds(retry_after)
         return TryAgainError(code, f"the server {what} ({status})", retry_after_s=hint_s, where=url, why=words)
     if status in (400, 422) and any(mark in words.lower() for mark in _TOO_LONG):
         return RequestError("over_length", "the request is longer than the model takes", where=url, why=words)
@@ -47,12 +46,3 @@ def words_of(content: bytes) -> str:
     except (AttributeError, RecursionError, ValueError):
         return ""
     return message if isinstance(message, str) else ""
-
-
-def _seconds(value: str | None) -> float | None:
-    """Of a Retry-After header; a date in it is passed over."""
-    try:
-        seconds = float(value or "")
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
